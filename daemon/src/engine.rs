@@ -1,0 +1,3 @@
+//! The engine: one task that owns the core.
+
+pub mod handle;

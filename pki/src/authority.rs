@@ -1,0 +1,342 @@
+//! The root and the issuing CA: makes certificates, and only the kind Tram uses.
+//!
+//! Owns `root.pem`, `root.key`, `ca.pem` and `ca.key`. Guarantees that what it issues passes [`crate::policy`], never
+//! outlives its issuer and carries nothing a requester chose but the key. Never decides who may be a node: that is the
+//! registry's and the tokens'. DESIGN §3, `research/pki.md` §4 "Tree". In this release the first node holds the only CA;
+//! province CAs will be further `ca` certificates under the same root.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CidrSubnet, DistinguishedName, DnType, DnValue, ExtendedKeyUsagePurpose,
+    GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose, NameConstraints, PKCS_ECDSA_P256_SHA256,
+    PKCS_ECDSA_P384_SHA384, PublicKeyData as _, SanType, SerialNumber, date_time_ymd,
+};
+use rustls_pki_types::CertificateDer;
+use tram_proto::id::NodeId;
+use tram_proto::limits;
+use tram_proto::name::{NodeName, Role, Zone};
+
+use crate::clock::{BACKDATE_MS, DAY_MS, Utc};
+use crate::csr::LeafKey;
+use crate::files::{self, FileError};
+use crate::hash::Sha256;
+use crate::keystore::{self, CA_KEY, CA_PEM, KeyError, ROOT_KEY, ROOT_PEM};
+use crate::policy::{self, ms};
+use crate::trust::Trust;
+
+/// Lifetime of a root, in milliseconds: 20 years.
+pub const ROOT_MS: u64 = 7305 * DAY_MS;
+/// Lifetime of an issuing CA, in milliseconds: 5 years.
+pub const CA_MS: u64 = 1826 * DAY_MS;
+/// Lifetime of a node's certificate, in milliseconds: 90 days.
+pub const LEAF_MS: u64 = 90 * DAY_MS;
+
+/// OID of the subject's serialNumber attribute, which carries the node id.
+const SERIAL_NUMBER: [u64; 4] = [2, 5, 4, 5];
+
+/// Why an authority cannot be made, opened or used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AuthorityError {
+    /// A key or certificate on disk.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The CA's own certificate ends too soon for another 90 days.
+    #[error(
+        "the issuing CA's certificate expires at {until}, less than 90 days from now: renew the CA before it issues again",
+        until = Utc(*not_after_ms)
+    )]
+    Ending {
+        /// End of the CA's validity, Unix milliseconds.
+        not_after_ms: u64,
+    },
+    /// Name and zone together are too long.
+    #[error("{dns:?} has {got} bytes with its zone; at most {max} are allowed", got = dns.len(), max = limits::NAME_BYTES)]
+    NameTooLong {
+        /// The full DNS name.
+        dns: String,
+    },
+    /// The system gave no randomness, or the certificate could not be encoded.
+    #[error("making the {what} failed: {why}")]
+    Make {
+        /// What was being made.
+        what: &'static str,
+        /// The library's reason.
+        why: String,
+    },
+}
+
+impl From<FileError> for AuthorityError {
+    fn from(error: FileError) -> Self {
+        Self::Key(error.into())
+    }
+}
+
+fn failed(what: &'static str) -> impl FnOnce(rcgen::Error) -> AuthorityError {
+    move |error| AuthorityError::Make { what, why: error.to_string() }
+}
+
+/// Who a certificate is for. Always from the registry, never from the request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subject {
+    /// The node's id.
+    pub id: NodeId,
+    /// Its name, without the zone.
+    pub name: NodeName,
+    /// Its role.
+    pub role: Role,
+}
+
+/// A certificate that was made, and what the registry keeps of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Issued {
+    /// The leaf.
+    pub certificate: CertificateDer<'static>,
+    /// Its serial number, 32 hexadecimal digits.
+    pub serial: String,
+    /// When it was made, Unix milliseconds.
+    pub issued_at_ms: u64,
+    /// When it expires, Unix milliseconds.
+    pub not_after_ms: u64,
+    /// SHA-256 of its public key.
+    pub key: Sha256,
+}
+
+/// The issuing CA, ready to issue.
+#[derive(Debug)]
+pub struct Authority {
+    zone: Zone,
+    root: CertificateDer<'static>,
+    certificate: CertificateDer<'static>,
+    issuer: Issuer<'static, KeyPair>,
+    not_after_ms: u64,
+}
+
+impl Authority {
+    /// Makes the root and the first issuing CA of a new overlay and writes them to `dir`. Existing keys are never
+    /// overwritten.
+    ///
+    /// # Errors
+    /// [`AuthorityError`] when something is there already or cannot be written.
+    pub fn create(dir: &Path, zone: &Zone, now_ms: u64) -> Result<Self, AuthorityError> {
+        let paths = [ROOT_KEY, CA_KEY, CA_PEM, ROOT_PEM].map(|name| dir.join(name));
+        files::make_dir(dir)?;
+        paths.iter().try_for_each(|path| files::must_not_exist(path))?;
+
+        let root_key = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).map_err(failed("root key"))?;
+        let mut root = ca_params(zone, &root_key, "root", 1, now_ms, ROOT_MS)?;
+        let root_certificate = root.self_signed(&root_key).map_err(failed("root certificate"))?;
+        root.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed("CA key"))?;
+        let mut params = ca_params(zone, &key, "issuing K1", 0, now_ms, CA_MS)?;
+        params.name_constraints = Some(constraints(zone));
+        let by_root = Issuer::from_params(&root, &root_key);
+        let certificate = params.signed_by(&key, &by_root).map_err(failed("CA certificate"))?;
+
+        // The trust anchor comes last: where it stands, the rest is complete.
+        let [root_key_path, ca_key_path, ca_path, root_path] = &paths;
+        keystore::write_key(root_key_path, &root_key)?;
+        keystore::write_key(ca_key_path, &key)?;
+        keystore::write_certificates(ca_path, std::slice::from_ref(certificate.der()))?;
+        keystore::write_certificates(root_path, std::slice::from_ref(root_certificate.der()))?;
+        Self::open(dir)
+    }
+
+    /// Opens the CA in `dir`. The root's key is not needed and not read.
+    ///
+    /// # Errors
+    /// [`AuthorityError`] when a file is missing, open to others, or the pair does not fit.
+    pub fn open(dir: &Path) -> Result<Self, AuthorityError> {
+        files::check_dir(dir)?;
+        let (root_path, ca_path, key_path) = (dir.join(ROOT_PEM), dir.join(CA_PEM), dir.join(CA_KEY));
+        let roots = keystore::read_certificates(&root_path)?;
+        let trust = Trust::new(roots).map_err(|source| KeyError::Trust { path: root_path, source })?;
+        let [certificate] = <[_; 1]>::try_from(keystore::read_certificates(&ca_path)?)
+            .map_err(|all| KeyError::Count { path: ca_path.clone(), expected: 1, got: all.len() })?;
+        let key = keystore::read_key(&key_path)?;
+        let key = KeyPair::try_from(&key).map_err(|error| KeyError::Pem { path: key_path.clone(), why: error.to_string() })?;
+        let malformed = || KeyError::Pem { path: ca_path.clone(), why: "it is not a CA certificate of Tram".to_owned() };
+        let parsed = policy::parse(&certificate).map_err(|_| malformed())?;
+        if parsed.public_key().raw != key.subject_public_key_info() {
+            return Err(KeyError::Mismatch { key: key_path, certificate: ca_path }.into());
+        }
+        let not_after_ms = ms(parsed.validity().not_after.timestamp());
+        // A chain has one root; the newest of several in root.pem stands first.
+        let root = trust.roots().first().cloned().ok_or_else(malformed)?;
+        let issuer = Issuer::from_ca_cert_der(&certificate, key).map_err(|_| malformed())?;
+        Ok(Self { zone: trust.zone().clone(), root, certificate, issuer, not_after_ms })
+    }
+
+    /// The zone it issues for.
+    #[must_use]
+    pub const fn zone(&self) -> &Zone {
+        &self.zone
+    }
+
+    /// The root's certificate; a token pins its SHA-256.
+    #[must_use]
+    pub const fn root(&self) -> &CertificateDer<'static> {
+        &self.root
+    }
+
+    /// The issuing CA's certificate.
+    #[must_use]
+    pub const fn certificate(&self) -> &CertificateDer<'static> {
+        &self.certificate
+    }
+
+    /// When the issuing CA expires, Unix milliseconds.
+    #[must_use]
+    pub const fn not_after_ms(&self) -> u64 {
+        self.not_after_ms
+    }
+
+    /// Makes a node's certificate for 90 days. The caller records it before it leaves ([`crate::registry`]).
+    ///
+    /// # Errors
+    /// [`AuthorityError::Ending`] when the CA itself has less than 90 days left, [`AuthorityError::NameTooLong`].
+    pub fn issue(&self, key: &LeafKey, subject: &Subject, now_ms: u64) -> Result<Issued, AuthorityError> {
+        if self.not_after_ms < now_ms.saturating_add(LEAF_MS) {
+            return Err(AuthorityError::Ending { not_after_ms: self.not_after_ms });
+        }
+        let dns = subject.name.in_zone(&self.zone);
+        if dns.len() > limits::NAME_BYTES {
+            return Err(AuthorityError::NameTooLong { dns });
+        }
+        let what = "node certificate";
+        let serial = random_serial()?;
+        let mut params = validity(now_ms, LEAF_MS);
+        params.serial_number = Some(SerialNumber::from_slice(&serial));
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.use_authority_key_identifier_extension = true;
+        let text = |text: &str| text.try_into().map_err(|error: rcgen::Error| failed(what)(error));
+        params.subject_alt_names = vec![SanType::DnsName(text(&dns)?)];
+        let id = subject.id.to_string().as_str().try_into().map_err(failed(what))?;
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, dns);
+        params.distinguished_name.push(DnType::CustomDnType(SERIAL_NUMBER.to_vec()), DnValue::PrintableString(id));
+        params.distinguished_name.push(DnType::OrganizationalUnitName, subject.role.as_str());
+        let certificate = params.signed_by(&key.spki, &self.issuer).map_err(failed(what))?;
+        Ok(Issued {
+            certificate: certificate.into(),
+            serial: serial.iter().map(|b| format!("{b:02x}")).collect(),
+            issued_at_ms: now_ms,
+            not_after_ms: (now_ms + LEAF_MS) / 1000 * 1000,
+            key: key.hash(),
+        })
+    }
+}
+
+/// Backdated by an hour, `lifetime_ms` from now on.
+fn validity(now_ms: u64, lifetime_ms: u64) -> CertificateParams {
+    let at = |ms: u64| date_time_ymd(1970, 1, 1) + Duration::from_secs(ms / 1000);
+    let mut params = CertificateParams::default();
+    params.not_before = at(now_ms.saturating_sub(BACKDATE_MS));
+    params.not_after = at(now_ms + lifetime_ms);
+    params
+}
+
+/// 128 bits, the first two fixed so that the number is positive and always as long.
+fn random_serial() -> Result<[u8; 16], AuthorityError> {
+    let mut serial = keystore::random()?;
+    serial[0] = serial[0] & 0x3f | 0x40;
+    Ok(serial)
+}
+
+fn ca_params(
+    zone: &Zone,
+    key: &KeyPair,
+    what: &str,
+    path_length: u8,
+    now_ms: u64,
+    lifetime_ms: u64,
+) -> Result<CertificateParams, AuthorityError> {
+    // A subject of its own for each key: two keys under one name make every leaf of the first fail with a bad signature.
+    let key_hash = Sha256::of(&key.subject_public_key_info()).to_string();
+    let mut params = validity(now_ms, lifetime_ms);
+    params.serial_number = Some(SerialNumber::from_slice(&random_serial()?));
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(path_length));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.use_authority_key_identifier_extension = true;
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::OrganizationName, zone.as_str());
+    let name = format!("Tram {zone} {what} {}", &key_hash[..8]);
+    params.distinguished_name.push(DnType::CommonName, name);
+    Ok(params)
+}
+
+/// Names below the zone (the leading dot leaves out the zone itself) and no addresses.
+fn constraints(zone: &Zone) -> NameConstraints {
+    NameConstraints {
+        permitted_subtrees: vec![GeneralSubtree::DnsName(format!(".{zone}"))],
+        excluded_subtrees: vec![
+            GeneralSubtree::IpAddress(CidrSubnet::V4([0; 4], [0; 4])),
+            GeneralSubtree::IpAddress(CidrSubnet::V6([0; 16], [0; 16])),
+        ],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::{self, NOW_MS, Overlay};
+
+    #[test]
+    fn what_it_issues_passes_its_own_trust() {
+        let overlay = Overlay::new("tram.internal");
+        let key = LeafKey::of(&fixtures::key()).expect("P-256");
+        let issued = overlay.issue(&key, "ninh-kieu.can-tho", NOW_MS);
+        let peer = overlay.trust().verify(&overlay.chain(&issued), NOW_MS).expect("valid");
+        assert_eq!((peer.name.as_str(), peer.role), ("ninh-kieu.can-tho", Role::District));
+        assert_eq!(peer.not_after_ms, issued.not_after_ms);
+        assert_eq!(peer.not_before_ms, NOW_MS - BACKDATE_MS);
+        let parsed = policy::parse(&issued.certificate).expect("readable");
+        assert_eq!(parsed.raw_serial_as_string().replace(':', ""), issued.serial);
+        assert_eq!(issued.serial.len(), 32);
+    }
+
+    #[test]
+    fn it_never_issues_past_its_own_end() {
+        let overlay = Overlay::new("tram.internal");
+        let authority = overlay.authority();
+        let key = LeafKey::of(&fixtures::key()).expect("P-256");
+        let last = authority.not_after_ms() - LEAF_MS;
+        let subject = fixtures::subject("can-tho");
+        assert!(authority.issue(&key, &subject, last).expect("just enough").not_after_ms <= authority.not_after_ms());
+        let error = authority.issue(&key, &subject, last + 1000).expect_err("too late");
+        assert!(matches!(error, AuthorityError::Ending { .. }), "{error}");
+    }
+
+    #[test]
+    fn an_existing_overlay_is_never_overwritten() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let zone: Zone = "tram.internal".parse().expect("zone");
+        let pki = dir.path().join("pki");
+        let first = Authority::create(&pki, &zone, NOW_MS).expect("made");
+        let error = Authority::create(&pki, &zone, NOW_MS).expect_err("there already").to_string();
+        assert!(error.contains("root.key") && error.contains("exists already"), "{error}");
+        assert_eq!(Authority::open(&pki).expect("opens").root(), first.root());
+    }
+
+    #[test]
+    fn a_ca_key_of_another_overlay_is_refused_with_both_paths() {
+        let (one, two) = (Overlay::new("tram.internal"), Overlay::new("tram.internal"));
+        std::fs::copy(two.dir().join(CA_KEY), one.dir().join(CA_KEY)).expect("copied");
+        let error = Authority::open(one.dir()).expect_err("mixed").to_string();
+        assert!(error.contains("ca.key") && error.contains("ca.pem"), "{error}");
+    }
+
+    #[test]
+    fn a_name_too_long_with_its_zone_is_refused() {
+        let overlay = Overlay::new("tram.internal");
+        let key = LeafKey::of(&fixtures::key()).expect("P-256");
+        let subject = fixtures::subject(&vec!["a".repeat(60); 3].join("."));
+        let long = Subject { name: format!("{}.aaaaaaaa", subject.name).parse().expect("within the limit"), ..subject };
+        let error = overlay.authority().issue(&key, &long, NOW_MS).expect_err("too long");
+        assert!(matches!(error, AuthorityError::NameTooLong { .. }), "{error}");
+    }
+}

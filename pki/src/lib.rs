@@ -1,0 +1,32 @@
+//! The trust: who may be a node. Issue, enrol, verify.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`authority`] | the root and the issuing CA: makes certificates |
+//! | [`registry`] | which nodes exist, which tokens are live; the audit log |
+//! | [`token`], [`enrol`] | how a new node joins |
+//! | [`policy`], [`trust`] | who a certificate speaks for; whether its chain holds |
+//! | [`verify`] | TLS configurations for links and for joining |
+//! | [`statement`] | signs and verifies statements |
+//! | [`keystore`] | a node's keys and certificates on disk |
+//!
+//! No network and no async. Files only in `keystore`, `registry` and the module `files` below them. Never reads the
+//! clock: every call takes the time. Does not know what a queue or a message is. Specification: DESIGN §3,
+//! `research/pki.md`.
+
+pub mod authority;
+pub mod clock;
+pub mod csr;
+pub mod enrol;
+mod files;
+pub mod hash;
+pub mod keystore;
+pub mod policy;
+pub mod registry;
+pub mod statement;
+pub mod token;
+pub mod trust;
+pub mod verify;
+
+#[cfg(test)]
+mod fixtures;

@@ -1,0 +1,25 @@
+//! The wire: what bytes mean, between nodes and between a node and its applications.
+//!
+//! Domain types with checked `encode` and `decode`; the generated types stay private, except those of the local API
+//! ([`local`]), which the daemon's local module and the client library share. No I/O, no clock, no randomness. Every
+//! decoder takes a peer's bytes, holds them to [`limits`] and never panics.
+
+pub mod envelope;
+pub mod error;
+pub mod frame;
+pub mod id;
+pub mod join;
+pub mod limits;
+pub mod manifest;
+pub mod name;
+pub mod receipt;
+pub mod row;
+pub mod statement;
+mod wire;
+
+#[cfg(feature = "local")]
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, clippy::unwrap_used, reason = "generated")]
+pub mod local {
+    //! The local API, `tram.local.v1`: generated messages, client and server.
+    include!(concat!(env!("OUT_DIR"), "/tram.local.v1.rs"));
+}
