@@ -53,7 +53,9 @@ pub struct HostPort(String);
 
 /// The text is not a `host:port`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not an address to dial: write HOST:PORT, such as hub.example.org:7443, 203.0.113.5:7443 or [2001:db8::5]:7443")]
+#[error(
+    "{0:?} is not an address to dial: write HOST:PORT, such as hub.example.org:7443, 203.0.113.5:7443 or [2001:db8::5]:7443"
+)]
 pub struct HostPortError(String);
 
 impl HostPort {
@@ -371,8 +373,20 @@ mod tests {
         check_address("hub.example.org:7443", Some(("hub.example.org", 7443)));
         check_address("203.0.113.5:1", Some(("203.0.113.5", 1)));
         check_address("[2001:db8::5]:7443", Some(("2001:db8::5", 7443)));
-        for bad in ["", ":7443", "host", "host:", "host:0", "host:65536", "host:+1", "a b:1", "::1:7443", "[::1", "[x]:1", "a\n:1"]
-        {
+        for bad in [
+            "",
+            ":7443",
+            "host",
+            "host:",
+            "host:0",
+            "host:65536",
+            "host:+1",
+            "a b:1",
+            "::1:7443",
+            "[::1",
+            "[x]:1",
+            "a\n:1",
+        ] {
             check_address(bad, None);
         }
         check_address(&format!("{}:1", "a".repeat(201)), None);
@@ -386,10 +400,10 @@ mod tests {
 
     #[test]
     fn an_answer_reads_back_what_it_writes() {
-        let verdicts = REFUSALS.iter().map(|(refusal, ..)| Err(*refusal)).chain([
-            Ok(Box::new(granted())),
-            Err(Refusal::Other(99)),
-        ]);
+        let verdicts = REFUSALS
+            .iter()
+            .map(|(refusal, ..)| Err(*refusal))
+            .chain([Ok(Box::new(granted())), Err(Refusal::Other(99))]);
         for verdict in verdicts {
             let answer = Answer { clock_ms: 5, verdict };
             assert_eq!(Answer::decode(answer.encode()), Ok(answer));

@@ -6,6 +6,7 @@
 
 pub mod envelope;
 pub mod error;
+pub mod export;
 pub mod frame;
 pub mod id;
 pub mod join;
@@ -18,7 +19,16 @@ pub mod statement;
 mod wire;
 
 #[cfg(feature = "local")]
-#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, clippy::unwrap_used, reason = "generated")]
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    clippy::pedantic,
+    clippy::unwrap_used,
+    clippy::use_self,
+    clippy::allow_attributes_without_reason,
+    reason = "generated"
+)]
 pub mod local {
     //! The local API, `tram.local.v1`: generated messages, client and server.
     include!(concat!(env!("OUT_DIR"), "/tram.local.v1.rs"));

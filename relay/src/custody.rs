@@ -1,0 +1,370 @@
+//! The messages this node answers for, and those it remembers.
+//!
+//! Owns the rows in memory and the indexes over them; decides nothing about links. A live row has at least one recipient
+//! with something left to do. A settled one is only remembered, so that it is not taken twice. Of released ones a relay
+//! keeps an evictable list. Guarantees that a message is in the memory of this module before, and until after, it is in
+//! the spool. DESIGN §5.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use tram_proto::envelope::{Body, Precedence};
+use tram_proto::frame::{Range, Visit};
+use tram_proto::id::{Digest, MessageId, NodeId};
+use tram_proto::limits::INLINE_BYTES;
+use tram_proto::manifest::Layout;
+use tram_proto::name::Address;
+use tram_proto::receipt::{Ordinal, State};
+use tram_proto::row::{MessageRow, Phase};
+
+use crate::input::{Held, LinkId, Row};
+use crate::limits;
+use crate::ranges::Ranges;
+use crate::routing::Hop;
+
+/// A message in this node's custody.
+#[derive(Debug)]
+pub(crate) struct Live {
+    pub(crate) message: MessageRow,
+    pub(crate) to: Arc<[Address]>,
+    pub(crate) origin: NodeId,
+    pub(crate) precedence: Precedence,
+    pub(crate) deadline_ms: u64,
+    /// When its end has to be looked at, Unix milliseconds.
+    due_ms: u64,
+    pub(crate) layout: Layout,
+    pub(crate) root: Digest,
+    /// Units that are durable here; meaningless once complete.
+    pub(crate) have: Ranges,
+    /// The row itself is durable: until then nothing is sent or handed out.
+    pub(crate) durable: bool,
+    /// Per recipient, the offer that holds it out now.
+    pub(crate) offered: Vec<Option<(LinkId, u64)>>,
+    /// The links that offer us this message, with their offer's number.
+    pub(crate) sources: BTreeMap<LinkId, u64>,
+    /// Units wanted from a source and not yet durable.
+    pub(crate) asked: Ranges,
+    /// Monotonic time of the last unit that became durable.
+    pub(crate) progress_ms: u64,
+}
+
+impl Live {
+    pub(crate) fn new(message: MessageRow, body: &Body, held: &Held, durable: bool) -> Option<Self> {
+        let layout = Layout::new(body.payload_bytes).ok()?;
+        let own = message.from.is_none();
+        Some(Self {
+            offered: vec![None; message.recipients.len()],
+            message,
+            to: body.to.clone().into(),
+            origin: body.origin,
+            precedence: body.precedence,
+            deadline_ms: body.deadline_ms(),
+            due_ms: body.deadline_ms().saturating_add(if own { limits::GRACE_MS } else { 0 }),
+            layout,
+            root: body.payload_root,
+            have: Ranges::of(&held.units),
+            durable,
+            sources: BTreeMap::new(),
+            asked: Ranges::default(),
+            progress_ms: 0,
+        })
+    }
+
+    pub(crate) const fn is_inline(&self) -> bool {
+        self.layout.bytes() <= INLINE_BYTES as u64
+    }
+
+    pub(crate) const fn payload(&self) -> Option<(Digest, u64)> {
+        if self.is_inline() { None } else { Some((self.root, self.layout.bytes())) }
+    }
+
+    pub(crate) fn address(&self, ordinal: Ordinal) -> Option<&Address> {
+        match ordinal.list {
+            None => self.to.get(ordinal.index as usize),
+            Some(_) => None,
+        }
+    }
+
+    pub(crate) const fn is_own(&self) -> bool {
+        self.message.from.is_none()
+    }
+
+    /// The units to want next: the manifest first, for chunks are checked against it.
+    pub(crate) fn to_want(&self) -> Vec<Range> {
+        let most = tram_proto::limits::WANT_RANGES;
+        let manifest = Range { first: 0, count: self.layout.manifest_units() };
+        let missing = self.have.missing(manifest, most);
+        if !missing.is_empty() {
+            return missing;
+        }
+        self.have.missing(Range { first: manifest.count, count: self.layout.chunks() }, most)
+    }
+
+    pub(crate) fn has_all_units(&self) -> bool {
+        self.have.covers(Range { first: 0, count: self.layout.units() })
+    }
+
+    pub(crate) fn all_ended(&self) -> bool {
+        self.message.recipients.iter().all(|r| r.phase == Phase::Ended)
+    }
+}
+
+/// What is remembered of a message after its end.
+#[derive(Debug)]
+pub(crate) struct Settled {
+    pub(crate) until_ms: u64,
+    pub(crate) recipients: Vec<(Ordinal, State)>,
+}
+
+/// The recent messages a relay gave away.
+#[derive(Debug, Default)]
+struct Released {
+    messages: BTreeMap<MessageId, Vec<(Ordinal, Visit, Hop, u64)>>,
+    order: VecDeque<MessageId>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Custody {
+    rows: BTreeMap<Row, Live>,
+    by_id: BTreeMap<MessageId, Row>,
+    /// Rows whose payload is still coming, by its root.
+    receiving: BTreeMap<Digest, BTreeSet<Row>>,
+    settled: BTreeMap<MessageId, Settled>,
+    settled_by_time: BTreeSet<(u64, MessageId)>,
+    released: Released,
+    deadlines: BTreeSet<(u64, Row)>,
+    /// When the origin offers again, Unix milliseconds.
+    again: BTreeSet<(u64, Row)>,
+}
+
+impl Custody {
+    pub(crate) fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.rows.len() >= limits::MESSAGES || self.settled.len() >= limits::SETTLED
+    }
+
+    pub(crate) fn insert(&mut self, row: Row, live: Live) {
+        self.by_id.insert(live.message.id, row);
+        self.deadlines.insert((live.due_ms, row));
+        if !live.message.complete {
+            self.receiving.entry(live.root).or_default().insert(row);
+        }
+        if let Some(at) = again_at(&live.message) {
+            self.again.insert((at, row));
+        }
+        self.rows.insert(row, live);
+    }
+
+    pub(crate) fn remove(&mut self, row: Row) -> Option<Live> {
+        let live = self.rows.remove(&row)?;
+        self.by_id.remove(&live.message.id);
+        self.deadlines.remove(&(live.due_ms, row));
+        self.no_longer_receiving(row, live.root);
+        if let Some(at) = again_at(&live.message) {
+            self.again.remove(&(at, row));
+        }
+        Some(live)
+    }
+
+    pub(crate) fn get(&self, row: Row) -> Option<&Live> {
+        self.rows.get(&row)
+    }
+
+    pub(crate) fn get_mut(&mut self, row: Row) -> Option<&mut Live> {
+        self.rows.get_mut(&row)
+    }
+
+    pub(crate) fn find(&self, id: MessageId) -> Option<Row> {
+        self.by_id.get(&id).copied()
+    }
+
+    pub(crate) fn rows(&self) -> impl Iterator<Item = (Row, &Live)> {
+        self.rows.iter().map(|(row, live)| (*row, live))
+    }
+
+    pub(crate) fn receiving(&self, root: Digest) -> Vec<Row> {
+        self.receiving.get(&root).into_iter().flatten().copied().collect()
+    }
+
+    pub(crate) fn all_receiving(&self) -> Vec<Row> {
+        self.receiving.values().flatten().copied().collect()
+    }
+
+    pub(crate) fn no_longer_receiving(&mut self, row: Row, root: Digest) {
+        if let Some(rows) = self.receiving.get_mut(&root) {
+            rows.remove(&row);
+            if rows.is_empty() {
+                self.receiving.remove(&root);
+            }
+        }
+    }
+
+    /// Notes that a next hop took custody of (part of) a message of our own.
+    pub(crate) fn handed(&mut self, row: Row, to: NodeId, now_ms: u64) {
+        let Some(live) = self.rows.get_mut(&row) else { return };
+        if let Some(at) = again_at(&live.message) {
+            self.again.remove(&(at, row));
+        }
+        live.message.handed_ms = now_ms.max(1);
+        live.message.handed_to = Some(to);
+        if let Some(at) = again_at(&live.message) {
+            self.again.insert((at, row));
+        }
+    }
+
+    /// Rows that the origin has to offer again by now.
+    pub(crate) fn due_again(&mut self, now_ms: u64) -> Vec<Row> {
+        let due: Vec<_> = self.again.range(..=(now_ms, Row(u64::MAX))).copied().collect();
+        due.iter().for_each(|entry| {
+            self.again.remove(entry);
+        });
+        due.into_iter().map(|(_, row)| row).collect()
+    }
+
+    /// Rows whose end has come: at the deadline, at the origin a grace later. Those that stay are looked at again in a
+    /// minute.
+    pub(crate) fn past_deadline(&mut self, now_ms: u64) -> Vec<Row> {
+        let due: Vec<_> = self.deadlines.range(..(now_ms, Row(0))).copied().collect();
+        for (at, row) in &due {
+            self.deadlines.remove(&(*at, *row));
+            if let Some(live) = self.rows.get_mut(row) {
+                live.due_ms = now_ms.saturating_add(60_000);
+                self.deadlines.insert((live.due_ms, *row));
+            }
+        }
+        due.into_iter().map(|(_, row)| row).collect()
+    }
+
+    /// The next moment at which something is due, Unix milliseconds.
+    pub(crate) fn next_due_ms(&self) -> Option<u64> {
+        let again = self.again.first().map(|(at, _)| *at);
+        let deadline = self.deadlines.first().map(|(at, _)| at.saturating_add(1));
+        match (again, deadline) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (one, other) => one.or(other),
+        }
+    }
+
+    pub(crate) fn settle(&mut self, id: MessageId, settled: Settled) {
+        self.settled_by_time.insert((settled.until_ms, id));
+        self.settled.insert(id, settled);
+    }
+
+    pub(crate) fn settled(&self, id: MessageId) -> Option<&Settled> {
+        self.settled.get(&id)
+    }
+
+    pub(crate) fn forget_settled(&mut self, now_ms: u64) {
+        while let Some((until, id)) = self.settled_by_time.first().copied() {
+            if until >= now_ms {
+                break;
+            }
+            self.settled_by_time.remove(&(until, id));
+            self.settled.remove(&id);
+        }
+    }
+
+    /// Remembers that a copy went on.
+    pub(crate) fn release(&mut self, id: MessageId, ordinal: Ordinal, visit: Visit, hop: Hop, at_ms: u64) {
+        let known = self.released.messages.entry(id).or_default();
+        if known.is_empty() {
+            self.released.order.push_back(id);
+        }
+        known.retain(|(o, ..)| *o != ordinal);
+        known.push((ordinal, visit, hop, at_ms));
+        if self.released.order.len() > limits::RELEASED
+            && let Some(oldest) = self.released.order.pop_front()
+        {
+            self.released.messages.remove(&oldest);
+        }
+    }
+
+    /// The visit with which a recipient's copy went on, if that is remembered.
+    pub(crate) fn released(&self, id: MessageId) -> &[(Ordinal, Visit, Hop, u64)] {
+        self.released.messages.get(&id).map_or(&[], Vec::as_slice)
+    }
+}
+
+fn again_at(message: &MessageRow) -> Option<u64> {
+    let waiting = message.recipients.iter().any(|r| r.phase == Phase::Handed && !r.state.is_terminal());
+    if message.from.is_some() || message.handed_ms == 0 || !waiting {
+        return None;
+    }
+    let pauses = limits::OFFER_AGAIN_MS;
+    let pause = pauses.get(message.visit.attempt as usize).or(pauses.last()).copied()?;
+    Some(message.handed_ms.saturating_add(pause))
+}
+
+/// What waits for each next hop, the most urgent first, then in the order of arrival.
+#[derive(Debug, Default)]
+pub(crate) struct Queues {
+    hops: BTreeMap<Hop, BTreeMap<Reverse<Precedence>, BTreeSet<Row>>>,
+}
+
+impl Queues {
+    pub(crate) fn push(&mut self, hop: Hop, precedence: Precedence, row: Row) {
+        self.hops.entry(hop).or_default().entry(Reverse(precedence)).or_default().insert(row);
+    }
+
+    pub(crate) fn remove(&mut self, hop: Hop, precedence: Precedence, row: Row) {
+        if let Some(classes) = self.hops.get_mut(&hop) {
+            if let Some(rows) = classes.get_mut(&Reverse(precedence)) {
+                rows.remove(&row);
+                if rows.is_empty() {
+                    classes.remove(&Reverse(precedence));
+                }
+            }
+            if classes.is_empty() {
+                self.hops.remove(&hop);
+            }
+        }
+    }
+
+    pub(crate) fn first(&self, hop: Hop, precedence: Precedence) -> Option<Row> {
+        self.hops.get(&hop)?.get(&Reverse(precedence))?.first().copied()
+    }
+
+    /// Takes every row out.
+    pub(crate) fn drain(&mut self) -> BTreeSet<Row> {
+        std::mem::take(&mut self.hops).into_values().flat_map(BTreeMap::into_values).flatten().collect()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Hop, Precedence, &BTreeSet<Row>)> {
+        self.hops
+            .iter()
+            .flat_map(|(hop, classes)| classes.iter().map(|(class, rows)| (*hop, class.0, rows)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_most_urgent_goes_first_then_the_oldest() {
+        let mut queues = Queues::default();
+        queues.push(Hop::Up, Precedence::Bulk, Row(1));
+        queues.push(Hop::Up, Precedence::Flash, Row(9));
+        queues.push(Hop::Up, Precedence::Flash, Row(4));
+        let order: Vec<_> = queues.iter().flat_map(|(_, class, rows)| rows.iter().map(move |r| (class, r.0))).collect();
+        assert_eq!(order, [(Precedence::Flash, 4), (Precedence::Flash, 9), (Precedence::Bulk, 1)]);
+        queues.remove(Hop::Up, Precedence::Flash, Row(4));
+        assert_eq!(queues.first(Hop::Up, Precedence::Flash), Some(Row(9)));
+        assert_eq!(queues.first(Hop::Hold, Precedence::Flash), None);
+    }
+
+    #[test]
+    fn a_relay_forgets_the_oldest_release_first() {
+        let mut custody = Custody::default();
+        let id = |n: usize| MessageId::of(&n.to_be_bytes());
+        for n in 0..=limits::RELEASED {
+            custody.release(id(n), Ordinal::body(0), Visit::default(), Hop::Up, 0);
+        }
+        assert!(custody.released(id(0)).is_empty());
+        assert_eq!(custody.released(id(1)).len(), 1);
+    }
+}

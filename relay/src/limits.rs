@@ -1,0 +1,49 @@
+//! Limits of one node's core, each with its reason. Those of the protocol stand in `tram_proto::limits`.
+
+/// Messages of the spool that are not settled. Each takes about 600 bytes of memory.
+pub const MESSAGES: usize = 1_000_000;
+/// Settled messages that are remembered so that nothing is taken twice. Each takes about 120 bytes of memory. They are
+/// never evicted before their time: a full memory refuses new messages.
+pub const SETTLED: usize = 1_000_000;
+/// Released messages a relay remembers, the oldest forgotten first. Forgetting one costs an envelope, never a document.
+pub const RELEASED: usize = 16_384;
+/// Node records: a tree of 1 + 34 + 3,321 with room to grow.
+pub const RECORDS: usize = 32_768;
+/// Inboxes of one node.
+pub const INBOXES: usize = tram_proto::limits::RECORD_INBOXES;
+/// Applications that take messages at once.
+pub const CONSUMERS: usize = 1024;
+/// Idempotency keys in force.
+pub const KEYS: usize = 1_000_000;
+
+/// Offers of one class and link, or receipts of one link, that are sent and not yet acknowledged.
+pub const OUTSTANDING: usize = 1024;
+/// Inline payload of one class and link that is sent and not yet acknowledged, in bytes.
+pub const INLINE_OUTSTANDING_BYTES: u64 = 1024 * 1024;
+/// Runs of one link under way at once. Each is a QUIC stream with a window of its own.
+pub const RUNS: usize = 4;
+/// Of those, how many the classes below immediate may use.
+pub const RUNS_LOWER: usize = RUNS - 1;
+/// Offers of one link that were put off for want of room. Their sender keeps them; we only remember the numbers.
+pub const PUT_OFF: usize = OUTSTANDING;
+/// Questions about messages under way at once.
+pub const ASKS: usize = 1024;
+
+/// A clock further than this from the uplink's, or that jumped further, is not trusted: 5 minutes, in milliseconds.
+pub const CLOCK_TRUST_MS: u64 = 5 * 60 * 1000;
+/// Pause between pings that measure the clock difference, in milliseconds.
+pub const PING_MS: u64 = 60 * 1000;
+/// A payload that made no progress for so long is wanted again, in milliseconds.
+pub const STALLED_MS: u64 = 5 * 1000;
+/// An answer to a question is awaited for so long, in milliseconds.
+pub const ASK_MS: u64 = 10 * 1000;
+/// The origin offers again so long after a next hop took custody, in milliseconds: an hour, four hours, then daily.
+pub const OFFER_AGAIN_MS: [u64; 3] = [3_600_000, 4 * 3_600_000, 24 * 3_600_000];
+/// After the deadline, the origin waits so long for word from the destination, in milliseconds.
+pub const GRACE_MS: u64 = 3_600_000;
+/// Settled messages, receipts and keys are remembered so long past the deadline: 30 days, in milliseconds.
+pub const REMEMBER_MS: u64 = 30 * 24 * 3_600_000;
+/// Pause between two looks for what may be forgotten, in milliseconds.
+pub const PRUNE_MS: u64 = 3_600_000;
+/// A lease an application asks for is held within these bounds, in milliseconds.
+pub const LEASE_MS: std::ops::RangeInclusive<u64> = 1_000..=24 * 3_600_000;

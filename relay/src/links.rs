@@ -1,0 +1,354 @@
+//! The links: who is connected, what each was given and has not acknowledged, and which uplink carries what goes up.
+//!
+//! Owns the hello exchange and the numbering of offers. Never looks into messages: an offer is a row, a visit and some
+//! recipients.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+
+use tram_proto::envelope::Precedence;
+use tram_proto::frame::{Hello, VERSION, Visit};
+use tram_proto::id::NodeId;
+use tram_proto::receipt::Ordinal;
+use tram_proto::row::NeighborRow;
+
+use crate::input::{LinkId, Row, Side, Signer};
+use crate::limits;
+use crate::output::CloseReason;
+use crate::ranges::Ranges;
+use crate::routing::Hop;
+
+/// What an offer held out.
+#[derive(Debug)]
+pub(crate) enum Held {
+    Message {
+        row: Row,
+        visit: Visit,
+        ordinals: Vec<Ordinal>,
+        precedence: Precedence,
+        inline_bytes: u64,
+        /// Units the receiver wants and we have not handed to the connection.
+        wanted: Ranges,
+    },
+    Receipt {
+        row: Row,
+    },
+}
+
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) id: LinkId,
+    pub(crate) peer: Signer,
+    pub(crate) side: Side,
+    pub(crate) hello: Option<Hello>,
+    pub(crate) offset_ms: Option<i64>,
+    pub(crate) offered: BTreeMap<u64, Held>,
+    next_number: u64,
+    outstanding: BTreeMap<Precedence, (usize, u64)>,
+    outstanding_receipts: usize,
+    /// Offers with something wanted, the most urgent first, then the oldest.
+    pub(crate) wanted: BTreeSet<(Reverse<Precedence>, u64)>,
+    pub(crate) runs: usize,
+    /// Offers of theirs that were put off for want of room.
+    pub(crate) put_off: BTreeSet<u64>,
+    /// When the last ping went out, monotonic milliseconds; its number is that time.
+    pub(crate) pinged_ms: Option<u64>,
+}
+
+impl Link {
+    pub(crate) const fn is_up(&self) -> bool {
+        self.hello.is_some()
+    }
+
+    pub(crate) fn may_offer(&self, precedence: Precedence, inline_bytes: u64) -> bool {
+        let (count, bytes) = self.outstanding.get(&precedence).copied().unwrap_or_default();
+        let room = bytes == 0 || bytes.saturating_add(inline_bytes) <= limits::INLINE_OUTSTANDING_BYTES;
+        count < limits::OUTSTANDING && room
+    }
+
+    pub(crate) const fn may_send_receipt(&self) -> bool {
+        self.outstanding_receipts < limits::OUTSTANDING
+    }
+
+    pub(crate) const fn may_run(&self, precedence: Precedence) -> bool {
+        match precedence {
+            Precedence::Flash | Precedence::Immediate => self.runs < limits::RUNS,
+            Precedence::Priority | Precedence::Routine | Precedence::Bulk => self.runs < limits::RUNS_LOWER,
+        }
+    }
+
+    pub(crate) fn give(&mut self, held: Held) -> u64 {
+        let number = self.next_number;
+        self.next_number += 1;
+        match &held {
+            Held::Message { precedence, inline_bytes, .. } => {
+                let entry = self.outstanding.entry(*precedence).or_default();
+                entry.0 += 1;
+                entry.1 += inline_bytes;
+            }
+            Held::Receipt { .. } => self.outstanding_receipts += 1,
+        }
+        self.offered.insert(number, held);
+        number
+    }
+
+    pub(crate) fn take_back(&mut self, number: u64) -> Option<Held> {
+        let held = self.offered.remove(&number)?;
+        match &held {
+            Held::Message { precedence, inline_bytes, .. } => {
+                self.wanted.remove(&(Reverse(*precedence), number));
+                if let Some(entry) = self.outstanding.get_mut(precedence) {
+                    entry.0 = entry.0.saturating_sub(1);
+                    entry.1 = entry.1.saturating_sub(*inline_bytes);
+                }
+            }
+            Held::Receipt { .. } => self.outstanding_receipts = self.outstanding_receipts.saturating_sub(1),
+        }
+        Some(held)
+    }
+}
+
+/// What is known of a neighbour beyond its links.
+#[derive(Debug)]
+pub(crate) struct Neighbor {
+    pub(crate) row: NeighborRow,
+    /// The boot that said so, if that was in this life of ours.
+    boot: Option<[u8; 16]>,
+}
+
+/// What a hello changes.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Greeted {
+    /// The neighbour's spool began another life.
+    pub(crate) new_incarnation: bool,
+    /// What to remember, if that changed.
+    pub(crate) remember: Option<NeighborRow>,
+    /// Older links of the same node.
+    pub(crate) replaced: Vec<LinkId>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Links {
+    links: BTreeMap<LinkId, Link>,
+    neighbors: BTreeMap<NodeId, Neighbor>,
+    /// The uplink in use.
+    active: Option<LinkId>,
+    /// The link in use to each child.
+    children: BTreeMap<NodeId, LinkId>,
+}
+
+impl Links {
+    pub(crate) fn restore(&mut self, node: NodeId, row: NeighborRow) {
+        self.neighbors.insert(node, Neighbor { row, boot: None });
+    }
+
+    pub(crate) fn remembered(&self, node: NodeId) -> Option<NeighborRow> {
+        self.neighbors.get(&node).map(|n| n.row)
+    }
+
+    pub(crate) fn open(&mut self, id: LinkId, peer: Signer, side: Side) {
+        let link = Link {
+            id,
+            peer,
+            side,
+            hello: None,
+            offset_ms: None,
+            offered: BTreeMap::new(),
+            next_number: 1,
+            outstanding: BTreeMap::new(),
+            outstanding_receipts: 0,
+            wanted: BTreeSet::new(),
+            runs: 0,
+            put_off: BTreeSet::new(),
+            pinged_ms: None,
+        };
+        self.links.insert(id, link);
+    }
+
+    pub(crate) fn get(&self, id: LinkId) -> Option<&Link> {
+        self.links.get(&id)
+    }
+
+    pub(crate) fn get_mut(&mut self, id: LinkId) -> Option<&mut Link> {
+        self.links.get_mut(&id)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Link> {
+        self.links.values()
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Link> {
+        self.links.values_mut()
+    }
+
+    pub(crate) const fn active(&self) -> Option<LinkId> {
+        self.active
+    }
+
+    pub(crate) fn active_peer(&self) -> Option<NodeId> {
+        Some(self.links.get(&self.active?)?.peer.node)
+    }
+
+    /// The link that serves a next hop now.
+    pub(crate) fn serving(&self, hop: Hop) -> Option<LinkId> {
+        match hop {
+            Hop::Up => self.active,
+            Hop::Child(node) => self.children.get(&node).copied(),
+            Hop::Here | Hop::Hold => None,
+        }
+    }
+
+    /// The next hop a link serves now.
+    pub(crate) fn served_by(&self, id: LinkId) -> Option<Hop> {
+        let link = self.links.get(&id).filter(|l| l.is_up())?;
+        match link.side {
+            Side::Up(_) => (self.active == Some(id)).then_some(Hop::Up),
+            Side::Down => {
+                (self.children.get(&link.peer.node) == Some(&id)).then_some(Hop::Child(link.peer.node))
+            }
+        }
+    }
+
+    /// Takes the peer's hello; the link is up if that succeeds.
+    pub(crate) fn greet(&mut self, id: LinkId, hello: Hello) -> Result<Greeted, CloseReason> {
+        let Some(link) = self.links.get(&id) else {
+            return Err(CloseReason::Protocol("hello on a link that is gone"));
+        };
+        if link.is_up() {
+            return Err(CloseReason::Protocol("a second hello"));
+        }
+        if hello.version_min > VERSION || hello.version_max < VERSION {
+            let (theirs_min, theirs_max) = (hello.version_min, hello.version_max);
+            return Err(CloseReason::Version { theirs_min, theirs_max, ours: VERSION });
+        }
+        if hello.node != link.peer.node || hello.name != link.peer.name {
+            let proven = link.peer.name.clone();
+            return Err(CloseReason::NotWhoItSays { said: hello.name, proven });
+        }
+        let (node, side) = (hello.node, link.side);
+        let known = self.neighbors.get(&node);
+        let same_life = known.is_some_and(|k| k.row.incarnation == hello.incarnation);
+        if let Some(known) = known.filter(|_| same_life) {
+            if hello.counter < known.row.counter {
+                return Err(CloseReason::RolledBack { theirs: hello.counter, known: known.row.counter });
+            }
+            if hello.counter == known.row.counter && known.boot.is_some_and(|boot| boot != hello.boot) {
+                return Err(CloseReason::TwoBoots(node));
+            }
+        }
+        let row = NeighborRow { incarnation: hello.incarnation, counter: hello.counter };
+        let greeted = Greeted {
+            new_incarnation: known.is_some() && !same_life,
+            remember: known.is_none_or(|k| k.row != row).then_some(row),
+            replaced: self.links.values().filter(|l| l.id != id && l.peer.node == node).map(|l| l.id).collect(),
+        };
+        self.neighbors.insert(node, Neighbor { row, boot: Some(hello.boot) });
+        if side == Side::Down {
+            self.children.insert(node, id);
+        }
+        if let Some(link) = self.links.get_mut(&id) {
+            link.hello = Some(hello);
+        }
+        self.choose_uplink();
+        Ok(greeted)
+    }
+
+    pub(crate) fn close(&mut self, id: LinkId) -> Option<Link> {
+        let link = self.links.remove(&id)?;
+        if self.children.get(&link.peer.node) == Some(&id) {
+            self.children.remove(&link.peer.node);
+        }
+        self.choose_uplink();
+        Some(link)
+    }
+
+    /// The first uplink in the order of preference that is up; of one node, its newest link.
+    fn choose_uplink(&mut self) {
+        let up = self.links.values().filter(|l| l.is_up());
+        let best = up.filter_map(|l| match l.side {
+            Side::Up(place) => Some((place, Reverse(l.id))),
+            Side::Down => None,
+        });
+        self.active = best.min().map(|(_, Reverse(id))| id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tram_proto::id::Incarnation;
+    use tram_proto::name::Role;
+
+    use super::*;
+
+    fn hello(node: u8, life: u8, boot: u8, counter: u64) -> Hello {
+        Hello {
+            version_min: 1,
+            version_max: 1,
+            features: 0,
+            node: NodeId([node; 16]),
+            name: format!("n{node}").parse().expect("a name"),
+            incarnation: Incarnation([life; 16]),
+            boot: [boot; 16],
+            counter,
+            highest_of_yours: 0,
+            spool_room_bytes: 0,
+            clock_ms: 0,
+            addresses: vec![],
+        }
+    }
+
+    fn open(links: &mut Links, id: u64, node: u8, side: Side) {
+        let name = format!("n{node}").parse().expect("a name");
+        links.open(LinkId(id), Signer { node: NodeId([node; 16]), name, role: Role::District }, side);
+    }
+
+    #[track_caller]
+    fn check(links: &mut Links, id: u64, hello: Hello, expect: Result<bool, u32>) {
+        open(links, id, hello.node.0[0], Side::Down);
+        let got = links.greet(LinkId(id), hello).map(|g| g.new_incarnation).map_err(|e| e.code());
+        assert_eq!(got, expect);
+        links.close(LinkId(id));
+    }
+
+    #[test]
+    fn a_spool_that_went_back_and_a_second_boot_are_unmasked() {
+        let mut links = Links::default();
+        check(&mut links, 1, hello(2, 1, 1, 5), Ok(false));
+        check(&mut links, 2, hello(2, 1, 1, 5), Ok(false));
+        check(&mut links, 3, hello(2, 1, 2, 5), Err(CloseReason::TwoBoots(NodeId([2; 16])).code()));
+        check(&mut links, 4, hello(2, 1, 2, 4), Err(CloseReason::RolledBack { theirs: 4, known: 5 }.code()));
+        check(&mut links, 5, hello(2, 1, 2, 6), Ok(false));
+        check(&mut links, 6, hello(2, 9, 3, 1), Ok(true));
+    }
+
+    #[test]
+    fn a_peer_is_who_its_certificate_says_or_gets_no_link() {
+        let mut links = Links::default();
+        open(&mut links, 1, 2, Side::Down);
+        let error = links.greet(LinkId(1), hello(3, 1, 1, 1)).expect_err("another node's name");
+        assert!(error.to_string().contains("its certificate says n2"), "{error}");
+    }
+
+    #[test]
+    fn the_first_uplink_that_is_up_carries_what_goes_up() {
+        let mut links = Links::default();
+        open(&mut links, 1, 2, Side::Up(0));
+        open(&mut links, 2, 3, Side::Up(1));
+        assert_eq!(links.active(), None);
+        links.greet(LinkId(2), hello(3, 1, 1, 1)).expect("hello");
+        assert_eq!(links.serving(Hop::Up), Some(LinkId(2)));
+        links.greet(LinkId(1), hello(2, 1, 1, 1)).expect("hello");
+        assert_eq!(links.serving(Hop::Up), Some(LinkId(1)));
+        links.close(LinkId(1));
+        assert_eq!(links.serving(Hop::Up), Some(LinkId(2)));
+    }
+
+    #[test]
+    fn urgent_classes_always_find_a_run_free() {
+        let mut links = Links::default();
+        open(&mut links, 1, 2, Side::Down);
+        let link = links.get_mut(LinkId(1)).expect("open");
+        link.runs = limits::RUNS_LOWER;
+        assert!(!link.may_run(Precedence::Bulk) && link.may_run(Precedence::Flash));
+    }
+}

@@ -1,0 +1,284 @@
+//! The node: routes inputs to its concerns and gathers what they want done.
+//!
+//! Four calls drive it: [`Node::handle`] with an input and the time, [`Node::poll_output`] until it is empty,
+//! [`Node::next_deadline`], and [`Node::snapshot`] for whoever looks. Nothing here performs I/O, reads a clock or draws
+//! randomness, so the same inputs give the same outputs. What must be durable before it is said waits in `after` until
+//! the commit that carries it is persisted.
+
+mod arrivals;
+mod deadlines;
+mod delivery;
+mod links;
+mod look;
+mod pump;
+mod receipts;
+mod records;
+mod restore;
+mod submit;
+mod tracing;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use tram_proto::frame::{Frame, Range};
+use tram_proto::id::{Incarnation, MessageId, NodeId};
+use tram_proto::name::NodeName;
+use tram_proto::row::{KeyRow, NodeRow};
+use tram_proto::statement::Signed;
+
+use crate::clock::Clock;
+use crate::custody::{Custody, Queues};
+use crate::inboxes::Inboxes;
+use crate::input::{Input, LinkId, Row, Ticket};
+use crate::links::Links;
+use crate::output::{CloseReason, InboxRefused, Op, Output};
+use crate::receipts::Transit;
+use crate::routing::{Hop, Routing};
+use crate::time::Now;
+
+/// What a node is told of itself before it starts.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Its id.
+    pub node: NodeId,
+    /// Its name.
+    pub name: NodeName,
+    /// Its name for people.
+    pub title: String,
+    /// It has uplinks configured.
+    pub has_uplink: bool,
+    /// `host:port` at which others reach it.
+    pub addresses: Vec<String>,
+    /// Random at each start.
+    pub boot: [u8; 16],
+    /// Labels that may be carried; any other label is refused.
+    pub labels: Vec<String>,
+}
+
+/// What is done once a commit is durable.
+#[derive(Debug)]
+enum After {
+    Submitted(Ticket, MessageId),
+    /// The message may be sent and handed out.
+    Stored(Row),
+    /// The sender of this offer is free of it.
+    Ack(LinkId, u64),
+    /// The receipt may be sent on.
+    Receipt(Row),
+    Took(Ticket),
+    Inbox(Ticket, Result<(), InboxRefused>),
+}
+
+/// One node's decisions.
+#[derive(Debug)]
+pub struct Node {
+    config: Config,
+    now: Now,
+    started: bool,
+    row: NodeRow,
+    clock: Clock,
+    routing: Routing,
+    links: Links,
+    custody: Custody,
+    queues: Queues,
+    transit: Transit,
+    inboxes: Inboxes,
+    asks: tracing::Asks,
+    sequences: BTreeMap<String, u64>,
+    keys: BTreeMap<(u32, String, String), KeyRow>,
+    /// Lives of spools that were flooded.
+    lives: BTreeMap<NodeId, Incarnation>,
+    /// Neighbours whose next own record has to be flooded.
+    to_flood: BTreeSet<NodeId>,
+    own_record: Option<Signed>,
+    own_inboxes_changed: bool,
+    room_bytes: u64,
+    next_row: u64,
+    next_prune_ms: u64,
+    next_stall_ms: u64,
+    /// Links whose pump has to be looked at.
+    dirty: BTreeSet<LinkId>,
+    outputs: VecDeque<Output>,
+    /// The commit being gathered.
+    commit: u64,
+    /// The last commit that is durable.
+    durable: u64,
+    ops: Vec<Op>,
+    after: VecDeque<(u64, After)>,
+    acks: BTreeMap<LinkId, Vec<u64>>,
+}
+
+impl Node {
+    /// A node that has not restored anything yet.
+    #[must_use]
+    pub fn new(config: Config) -> Self {
+        let routing = Routing::new(config.node, config.name.clone(), config.has_uplink);
+        Self {
+            routing,
+            config,
+            now: Now::default(),
+            started: false,
+            row: NodeRow { incarnation: Incarnation([0; 16]), starts: 0, record: 0, clock_ms: 0 },
+            clock: Clock::default(),
+            links: Links::default(),
+            custody: Custody::default(),
+            queues: Queues::default(),
+            transit: Transit::default(),
+            inboxes: Inboxes::default(),
+            asks: tracing::Asks::default(),
+            sequences: BTreeMap::new(),
+            keys: BTreeMap::new(),
+            lives: BTreeMap::new(),
+            to_flood: BTreeSet::new(),
+            own_record: None,
+            own_inboxes_changed: false,
+            room_bytes: u64::MAX,
+            next_row: 1,
+            next_prune_ms: 0,
+            next_stall_ms: 0,
+            dirty: BTreeSet::new(),
+            outputs: VecDeque::new(),
+            commit: 1,
+            durable: 0,
+            ops: Vec::new(),
+            after: VecDeque::new(),
+            acks: BTreeMap::new(),
+        }
+    }
+
+    /// Takes one input. Call [`Self::poll_output`] until it is empty before time passes; several inputs may come first.
+    pub fn handle(&mut self, input: Input, now: Now) {
+        self.now = now;
+        self.clock.look(now);
+        self.route(input);
+        self.pump_dirty();
+        self.flush_acks();
+    }
+
+    fn route(&mut self, input: Input) {
+        match input {
+            Input::RestoredMessage { .. }
+            | Input::RestoredSettled { .. }
+            | Input::RestoredReceipt { .. }
+            | Input::RestoredRecord { .. }
+            | Input::RestoredNeighbor { .. }
+            | Input::RestoredKey { .. }
+            | Input::RestoredSequence { .. } => self.restore(input),
+            Input::Start { node, inboxes } => self.start(node, inboxes),
+            Input::Names(names) => self.names(names),
+            Input::SpoolRoom(bytes) => self.spool_room(bytes),
+            Input::LinkUp { link, peer, side } => self.link_up(link, peer, side),
+            Input::LinkDown { link } => self.link_down(link),
+            Input::Frame { link, frame } => self.frame(link, frame),
+            Input::Offer { link, offer, id, body, trusted, held } => {
+                self.offer(arrivals::Offered { link, offer: *offer, id, body: *body, trusted, held });
+            }
+            Input::Receipt { link, number, receipt, signed, signer } => {
+                self.receipt(link, number, *receipt, signed, signer);
+            }
+            Input::Record { link, record, signed, flood } => self.record(link, record, signed, flood),
+            Input::RunSent { link } => self.run_sent(link),
+            Input::UnitsDurable { root, units } => self.units_durable(root, units),
+            Input::Persisted { commit, records } => self.persisted(commit, records),
+            Input::Submit { ticket, submission } => self.submit(ticket, *submission),
+            Input::Take { consumer, inbox, credit, lease_ms } => self.take(consumer, inbox, credit, lease_ms),
+            Input::Took { consumer, row, ticket } => self.took(consumer, row, ticket),
+            Input::GaveBack { consumer, row } => self.gave_back(consumer, row),
+            Input::Renew { consumer, row } => self.inboxes.renew(consumer, row, self.now.mono_ms),
+            Input::Left { consumer } => self.left(consumer),
+            Input::CreateInbox { ticket, inbox } => self.create_inbox(ticket, inbox),
+            Input::RemoveInbox { ticket, inbox } => self.remove_inbox(ticket, inbox),
+            Input::Trace { ticket, message } => self.trace(ticket, message),
+            Input::Timer => self.timer(),
+        }
+    }
+
+    /// The next thing to do; `None` until the next input or deadline.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        if let Some(output) = self.outputs.pop_front() {
+            return Some(output);
+        }
+        if self.ops.is_empty() {
+            return None;
+        }
+        let commit = self.commit;
+        self.commit += 1;
+        Some(Output::Persist { commit, ops: std::mem::take(&mut self.ops) })
+    }
+
+    fn op(&mut self, op: Op) {
+        self.ops.push(op);
+    }
+
+    /// Does something once everything gathered so far is durable.
+    fn then(&mut self, after: After) {
+        let commit = if self.ops.is_empty() { self.commit - 1 } else { self.commit };
+        if commit <= self.durable {
+            self.perform(after);
+        } else {
+            self.after.push_back((commit, after));
+        }
+    }
+
+    fn persisted(&mut self, commit: u64, records: Vec<Signed>) {
+        for signed in records {
+            self.own_record_signed(signed);
+        }
+        self.durable = self.durable.max(commit);
+        while let Some((_, after)) = self.after.pop_front_if(|(at, _)| *at <= commit) {
+            self.perform(after);
+        }
+    }
+
+    fn perform(&mut self, after: After) {
+        match after {
+            After::Submitted(ticket, id) => self.outputs.push_back(Output::Submitted { ticket, id }),
+            After::Stored(row) => self.stored(row),
+            After::Ack(link, number) => self.acks.entry(link).or_default().push(number),
+            After::Receipt(row) => self.receipt_stored(row),
+            After::Took(ticket) => self.outputs.push_back(Output::TookDone { ticket, held: true }),
+            After::Inbox(ticket, result) => self.outputs.push_back(Output::InboxDone { ticket, result }),
+        }
+    }
+
+    /// Says what became durable, in as few frames as the limits allow.
+    fn flush_acks(&mut self) {
+        for (link, mut numbers) in std::mem::take(&mut self.acks) {
+            if self.links.get(link).is_none() {
+                continue;
+            }
+            numbers.sort_unstable();
+            numbers.dedup();
+            let mut ranges: Vec<Range> = Vec::new();
+            for number in numbers {
+                match ranges.last_mut() {
+                    Some(last) if last.end() == number => last.count += 1,
+                    _ => ranges.push(Range { first: number, count: 1 }),
+                }
+            }
+            for ranges in ranges.chunks(tram_proto::limits::ACK_RANGES) {
+                self.send(link, Frame::Ack(ranges.to_vec()));
+            }
+        }
+    }
+
+    fn send(&mut self, link: LinkId, frame: Frame) {
+        self.outputs.push_back(Output::Send { link, frame });
+    }
+
+    fn close(&mut self, link: LinkId, reason: CloseReason) {
+        self.outputs.push_back(Output::Close { link, reason });
+        self.link_down(link);
+    }
+
+    fn row(&mut self) -> Row {
+        let row = Row(self.next_row);
+        self.next_row += 1;
+        row
+    }
+
+    fn touch(&mut self, hop: Hop) {
+        if let Some(link) = self.links.serving(hop) {
+            self.dirty.insert(link);
+        }
+    }
+}

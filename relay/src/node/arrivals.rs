@@ -1,0 +1,352 @@
+//! A message comes in: an offer, its units, and what the node owes each recipient.
+//!
+//! An offer is acknowledged when the whole message is durable here. A newer visit replaces an older one in the live row;
+//! one that is not newer is acknowledged; a destination takes each recipient once. DESIGN §5.
+
+use tram_proto::envelope::Body;
+use tram_proto::frame::{Frame, Offer, Range, Recipient, Verdict};
+use tram_proto::id::{Digest, MessageId};
+use tram_proto::receipt::{Ordinal, Reason, State};
+use tram_proto::row::{MessageRow, Phase};
+
+use crate::custody::{Live, Settled};
+use crate::input::{Held, LinkId, Row};
+use crate::limits;
+use crate::node::submit::new_recipient;
+use crate::node::{After, Node};
+use crate::output::{CloseReason, Event, Op, Output, Statement};
+use crate::routing::{Existence, Hop};
+
+/// An offer as the link task read it.
+#[derive(Debug)]
+pub(super) struct Offered {
+    pub(super) link: LinkId,
+    pub(super) offer: Offer,
+    pub(super) id: MessageId,
+    pub(super) body: Body,
+    pub(super) trusted: Option<bool>,
+    pub(super) held: Held,
+}
+
+impl Node {
+    pub(super) fn offer(&mut self, mut o: Offered) {
+        let Some(link) = self.links.get(o.link) else { return };
+        if !link.is_up() {
+            return self.close(o.link, CloseReason::Protocol("an offer before hello"));
+        }
+        let in_body = |r: &Recipient| r.ordinal.list.is_none() && (r.ordinal.index as usize) < o.body.to.len();
+        if !o.offer.recipients.iter().all(in_body) {
+            return self.close(o.link, CloseReason::Protocol("an offer for a recipient its envelope does not name"));
+        }
+        if !self.started {
+            return self.put_off(o.link, o.offer.number, Reason::None);
+        }
+        self.drop_known(&mut o);
+        if o.offer.recipients.is_empty() {
+            return self.acks.entry(o.link).or_default().push(o.offer.number);
+        }
+        match self.custody.find(o.id) {
+            Some(row) => self.offer_again(row, o),
+            None => self.offer_new(o),
+        }
+    }
+
+    /// Leaves out recipients that were settled here, and those that went on with this or a newer visit.
+    fn drop_known(&mut self, o: &mut Offered) {
+        let released = self.custody.released(o.id).to_vec();
+        o.offer.recipients.retain(|r| {
+            !released.iter().any(|(ordinal, visit, ..)| *ordinal == r.ordinal && *visit >= o.offer.visit)
+        });
+        let Some(settled) = self.custody.settled(o.id) else { return };
+        let known = settled.recipients.clone();
+        let is_known = |r: &Recipient| known.iter().any(|(ordinal, _)| *ordinal == r.ordinal);
+        if o.offer.visit.attempt > 0 && o.offer.recipients.iter().any(is_known) {
+            // The origin asks again, so a receipt may have been lost with a relay's disk: say it once more.
+            self.state_again(&o.body, o.id, &known);
+        }
+        o.offer.recipients.retain(|r| !is_known(r));
+    }
+
+    fn offer_new(&mut self, o: Offered) {
+        if self.custody.is_full() {
+            return self.put_off(o.link, o.offer.number, Reason::SpoolFull);
+        }
+        let created = self.clock.corrected_ms(self.now);
+        let from = self.links.get(o.link).map(|l| l.peer.node);
+        let recipients = o.offer.recipients.iter().map(|r| {
+            let node = r.node.or_else(|| self.known_node(&o.body, r.ordinal));
+            new_recipient(Recipient { node, ..*r }, State::Relayed, created)
+        });
+        let message = MessageRow {
+            id: o.id,
+            visit: o.offer.visit,
+            from,
+            received_ms: created,
+            recipients: recipients.collect(),
+            stamps: o.offer.stamps.clone(),
+            complete: o.body.is_inline(),
+            handed_ms: 0,
+            handed_to: None,
+        };
+        let Some(mut live) = Live::new(message, &o.body, &o.held, false) else { return };
+        if !o.body.is_inline() && live.has_all_units() {
+            live.message.complete = true;
+        }
+        let missing = if live.message.complete { 0 } else { o.body.payload_bytes };
+        if self.room_bytes < missing.saturating_add(o.body.payload_bytes.min(64 * 1024)) {
+            return self.put_off(o.link, o.offer.number, Reason::SpoolFull);
+        }
+        live.progress_ms = self.now.mono_ms;
+        let row = self.row();
+        self.custody.insert(row, live);
+        if o.trusted == Some(false) {
+            self.distrust(row, o.link, o.id);
+        }
+        self.judge(row);
+        self.put_message(row, Statement::Signed(o.offer.envelope), o.offer.inline);
+        self.then(After::Stored(row));
+        // Where every recipient ended at once, the payload is not worth its way.
+        if self.custody.get(row).is_none_or(|l| l.message.complete || l.all_ended()) {
+            self.then(After::Ack(o.link, o.offer.number));
+        } else {
+            self.want(row, o.link, o.offer.number);
+        }
+    }
+
+    /// The same message once more: after a cut, by another branch, or from an origin that lost patience.
+    fn offer_again(&mut self, row: Row, o: Offered) {
+        let Some(live) = self.custody.get(row) else { return };
+        let newer = o.offer.visit > live.message.visit && !live.is_own();
+        let known = |r: &Recipient| live.message.recipients.iter().any(|k| k.recipient.ordinal == r.ordinal);
+        let added: Vec<Recipient> = o.offer.recipients.iter().filter(|r| !known(r)).copied().collect();
+        let complete = live.message.complete;
+        if live.is_own() && added.is_empty() {
+            return self.acks.entry(o.link).or_default().push(o.offer.number);
+        }
+        if newer || !added.is_empty() {
+            let created = self.clock.corrected_ms(self.now);
+            let resolved: Vec<_> = added
+                .iter()
+                .map(|r| Recipient { node: r.node.or_else(|| self.known_node(&o.body, r.ordinal)), ..*r })
+                .collect();
+            if let Some(live) = self.custody.get_mut(row) {
+                if newer {
+                    live.message.visit = o.offer.visit;
+                    live.message.stamps.clone_from(&o.offer.stamps);
+                }
+                for r in resolved {
+                    live.message.recipients.push(new_recipient(r, State::Relayed, created));
+                    live.offered.push(None);
+                }
+            }
+            self.judge(row);
+            self.update(row);
+            self.then(After::Stored(row));
+        }
+        if complete {
+            self.then(After::Ack(o.link, o.offer.number));
+        } else {
+            self.want(row, o.link, o.offer.number);
+        }
+    }
+
+    fn known_node(&self, body: &Body, ordinal: Ordinal) -> Option<tram_proto::id::NodeId> {
+        let address = body.to.get(ordinal.index as usize)?;
+        match self.routing.resolve(&address.node) {
+            Existence::Known(node) => Some(node),
+            Existence::Never | Existence::Unknown => None,
+        }
+    }
+
+    /// Ends the recipients here of a message whose signature does not hold.
+    fn distrust(&mut self, row: Row, link: LinkId, message: MessageId) {
+        let here: Vec<usize> = self.recipients_toward(row, Hop::Here);
+        for index in here {
+            self.state_recipient(row, index, State::Refused, Reason::NotTrusted, Phase::Ended);
+        }
+        if let Some(from) = self.links.get(link).map(|l| l.peer.name.clone()) {
+            self.outputs.push_back(Output::Event(Event::EnvelopeNotTrusted { message, from }));
+        }
+    }
+
+    fn recipients_toward(&self, row: Row, hop: Hop) -> Vec<usize> {
+        let Some(live) = self.custody.get(row) else { return Vec::new() };
+        let recipients = live.message.recipients.iter().enumerate();
+        recipients
+            .filter(|(_, r)| r.phase == Phase::Forward && self.routing.next(r.recipient.node) == hop)
+            .map(|(index, _)| index)
+            .collect()
+    }
+
+    /// Decides for every recipient that ends, or has arrived, at this node. What it states goes into the same commit.
+    pub(super) fn judge(&mut self, row: Row) {
+        let Some(live) = self.custody.get(row) else { return };
+        let complete = live.message.complete;
+        let unresolved: Vec<usize> = live
+            .message
+            .recipients
+            .iter()
+            .enumerate()
+            .filter(|(_, r)| r.phase == Phase::Forward && r.recipient.node.is_none())
+            .filter(|(_, r)| {
+                live.address(r.recipient.ordinal)
+                    .is_some_and(|a| self.routing.resolve(&a.node) == Existence::Never)
+            })
+            .map(|(index, _)| index)
+            .collect();
+        for index in unresolved {
+            self.state_recipient(row, index, State::Undeliverable, Reason::NoSuchNode, Phase::Ended);
+        }
+        for index in self.recipients_toward(row, Hop::Here) {
+            let Some(live) = self.custody.get(row) else { return };
+            let inbox = live.message.recipients.get(index).and_then(|r| live.address(r.recipient.ordinal));
+            if inbox.is_none_or(|a| !self.inboxes.exists(&a.inbox)) {
+                self.state_recipient(row, index, State::Undeliverable, Reason::NoSuchInbox, Phase::Ended);
+            } else if complete {
+                self.state_recipient(row, index, State::Arrived, Reason::None, Phase::Inbox);
+            }
+        }
+    }
+
+    /// The row is durable: send it on, hand it out.
+    pub(super) fn stored(&mut self, row: Row) {
+        let Some(live) = self.custody.get_mut(row) else { return };
+        live.durable = true;
+        let precedence = live.precedence;
+        let inboxes: Vec<_> = live
+            .message
+            .recipients
+            .iter()
+            .filter(|r| r.phase == Phase::Inbox)
+            .filter_map(|r| live.address(r.recipient.ordinal).map(|a| a.inbox.clone()))
+            .collect();
+        for inbox in inboxes {
+            if !self.inboxes.is_held(&inbox, row) {
+                self.inboxes.put(&inbox, precedence, row);
+            }
+        }
+        self.place(row);
+        self.settle_if_done(row);
+        self.hand_out();
+    }
+
+    /// Puts a row into the queues of its recipients' next hops.
+    pub(super) fn place(&mut self, row: Row) {
+        let Some(live) = self.custody.get(row).filter(|l| l.durable) else { return };
+        let precedence = live.precedence;
+        let mut hops = Vec::new();
+        for (recipient, offered) in live.message.recipients.iter().zip(&live.offered) {
+            if recipient.phase == Phase::Forward && offered.is_none() {
+                hops.push(self.routing.next(recipient.recipient.node));
+            }
+        }
+        hops.retain(|hop| *hop != Hop::Here);
+        for hop in hops {
+            self.queues.push(hop, precedence, row);
+            self.touch(hop);
+        }
+    }
+
+    pub(super) fn update(&mut self, row: Row) {
+        if let Some(live) = self.custody.get(row) {
+            let message = live.message.clone();
+            self.op(Op::UpdateMessage { row, message });
+        }
+    }
+
+    fn want(&mut self, row: Row, link: LinkId, number: u64) {
+        let now_ms = self.now.mono_ms;
+        let Some(live) = self.custody.get_mut(row) else { return };
+        live.sources.insert(link, number);
+        if live.has_all_units() {
+            let root = live.root;
+            return self.completed(row, root);
+        }
+        live.progress_ms = now_ms;
+        let units = live.to_want();
+        live.asked = crate::ranges::Ranges::of(&units);
+        self.send(link, Frame::Want { offer: number, units });
+    }
+
+    pub(super) fn units_durable(&mut self, root: Digest, units: Range) {
+        for row in self.custody.receiving(root) {
+            let Some(live) = self.custody.get_mut(row) else { continue };
+            live.have.insert(units);
+            live.asked.remove(units);
+            live.progress_ms = self.now.mono_ms;
+            if live.has_all_units() {
+                self.completed(row, root);
+            } else if live.asked.is_empty() {
+                self.want_again(row);
+            }
+            self.touch_offers(row);
+        }
+    }
+
+    /// Wants what is missing from the newest link that offers it.
+    pub(super) fn want_again(&mut self, row: Row) {
+        let source = self.custody.get(row).and_then(|l| l.sources.last_key_value());
+        if let Some((link, number)) = source.map(|(link, number)| (*link, *number)) {
+            self.want(row, link, number);
+        }
+    }
+
+    /// The whole payload is durable: state what arrived, and free whoever offered it.
+    pub(super) fn completed(&mut self, row: Row, root: Digest) {
+        self.custody.no_longer_receiving(row, root);
+        let Some(live) = self.custody.get_mut(row) else { return };
+        live.message.complete = true;
+        let sources = std::mem::take(&mut live.sources);
+        self.judge(row);
+        self.update(row);
+        self.then(After::Stored(row));
+        for (link, number) in sources {
+            self.then(After::Ack(link, number));
+        }
+    }
+
+    fn put_off(&mut self, link: LinkId, number: u64, reason: Reason) {
+        if let Some(l) = self.links.get_mut(link)
+            && l.put_off.len() < limits::PUT_OFF
+        {
+            l.put_off.insert(number);
+        }
+        self.send(link, Frame::Reply { offer: number, verdict: Verdict::Pending, reason, ordinals: Vec::new() });
+    }
+
+    /// Room came back: an empty want asks for the offer once more.
+    pub(super) fn spool_room(&mut self, bytes: u64) {
+        let grew = bytes > self.room_bytes;
+        self.room_bytes = bytes;
+        if !grew {
+            return;
+        }
+        let waiting: Vec<(LinkId, u64)> = self
+            .links
+            .iter_mut()
+            .flat_map(|l| {
+                let id = l.id;
+                std::mem::take(&mut l.put_off).into_iter().map(move |number| (id, number))
+            })
+            .collect();
+        for (link, offer) in waiting {
+            self.send(link, Frame::Want { offer, units: Vec::new() });
+        }
+    }
+
+    /// Takes a row with nothing left to do out of custody: remembered where a recipient ended here, forgotten otherwise.
+    pub(super) fn settle_if_done(&mut self, row: Row) {
+        let Some(live) = self.custody.get(row) else { return };
+        if !live.durable || !live.all_ended() {
+            return;
+        }
+        let Some(live) = self.custody.remove(row) else { return };
+        if live.message.recipients.is_empty() {
+            return self.op(Op::DeleteMessage { row });
+        }
+        let until_ms = live.deadline_ms.saturating_add(limits::REMEMBER_MS);
+        let recipients = live.message.recipients.iter().map(|r| (r.recipient.ordinal, r.state)).collect();
+        self.custody.settle(live.message.id, Settled { until_ms, recipients });
+        self.op(Op::SettleMessage { row, message: live.message, until_ms });
+    }
+}

@@ -1,0 +1,262 @@
+//! The pump of one link: in strict order of precedence, with bounded bytes ahead, it hands out receipts, offers and runs.
+//!
+//! It is the one place that decides what a link carries next, so a scheduler can take its place.
+
+use std::cmp::Reverse;
+
+use tram_proto::envelope::Precedence;
+use tram_proto::frame::{Range, Recipient, Verdict, Visit};
+use tram_proto::limits as wire_limits;
+use tram_proto::receipt::{Ordinal, Reason, Stamp, State};
+use tram_proto::row::{Phase, RecipientRow};
+
+use crate::custody::Live;
+use crate::input::{LinkId, Row};
+use crate::links::Held;
+use crate::node::Node;
+use crate::output::{CloseReason, Event, Op, Output};
+use crate::ranges::Ranges;
+use crate::routing::Hop;
+
+impl Node {
+    pub(super) fn pump_dirty(&mut self) {
+        while let Some(link) = self.dirty.pop_first() {
+            self.pump(link);
+        }
+    }
+
+    fn pump(&mut self, link: LinkId) {
+        if let Some(hop) = self.links.served_by(link) {
+            self.pump_receipts(link, hop);
+            for precedence in Precedence::ALL {
+                while self.pump_offer(link, hop, precedence) {}
+            }
+        }
+        while self.pump_run(link) {}
+    }
+
+    fn pump_receipts(&mut self, id: LinkId, hop: Hop) {
+        while let Some(link) = self.links.get_mut(id).filter(|l| l.may_send_receipt()) {
+            let Some(row) = self.transit.next(hop, id) else { break };
+            let number = link.give(Held::Receipt { row });
+            self.outputs.push_back(Output::SendReceipt { link: id, number, row });
+        }
+    }
+
+    /// Holds out the first waiting message of a class; false when there is none or the link has enough.
+    fn pump_offer(&mut self, id: LinkId, hop: Hop, precedence: Precedence) -> bool {
+        let Some(row) = self.queues.first(hop, precedence) else { return false };
+        let indices = self.waiting_for(row, hop);
+        let Some(live) = self.custody.get(row).filter(|_| !indices.is_empty()) else {
+            self.queues.remove(hop, precedence, row);
+            return true;
+        };
+        if live.message.visit.hops as usize >= wire_limits::HOPS - 1 {
+            let message = live.message.id;
+            self.queues.remove(hop, precedence, row);
+            self.queues.push(Hop::Hold, precedence, row);
+            self.outputs.push_back(Output::Event(Event::HopLimit { message }));
+            return true;
+        }
+        let inline_bytes = if live.is_inline() { live.layout.bytes() } else { 0 };
+        let (recipients, stamps, visit) = routing_header(live, &indices, self.own_stamp(live));
+        let Some(link) = self.links.get_mut(id).filter(|l| l.may_offer(precedence, inline_bytes)) else {
+            return false;
+        };
+        let ordinals = recipients.iter().map(|r| r.ordinal).collect();
+        let held =
+            Held::Message { row, visit, ordinals, precedence, inline_bytes, wanted: Ranges::default() };
+        let number = link.give(held);
+        if let Some(live) = self.custody.get_mut(row) {
+            for index in &indices {
+                if let Some(slot) = live.offered.get_mut(*index) {
+                    *slot = Some((id, number));
+                }
+            }
+        }
+        self.queues.remove(hop, precedence, row);
+        let link = id;
+        self.outputs.push_back(Output::SendOffer { link, number, row, precedence, visit, recipients, stamps });
+        true
+    }
+
+    fn waiting_for(&self, row: Row, hop: Hop) -> Vec<usize> {
+        let Some(live) = self.custody.get(row).filter(|l| l.durable) else { return Vec::new() };
+        let recipients = live.message.recipients.iter().zip(&live.offered).enumerate();
+        recipients
+            .filter(|(_, (r, offered))| r.phase == Phase::Forward && offered.is_none())
+            .filter(|(_, (r, _))| self.routing.next(r.recipient.node) == hop)
+            .map(|(index, _)| index)
+            .take(wire_limits::RECIPIENTS)
+            .collect()
+    }
+
+    fn own_stamp(&self, live: &Live) -> Stamp {
+        Stamp { node: self.config.node, name: self.config.name.clone(), at_ms: live.message.received_ms }
+    }
+
+    /// Starts the run that is wanted most; false when there is none or the link has enough under way.
+    fn pump_run(&mut self, id: LinkId) -> bool {
+        let Some(link) = self.links.get_mut(id) else { return false };
+        let candidates: Vec<(Precedence, u64)> =
+            link.wanted.iter().map(|(p, number)| (p.0, *number)).filter(|(p, _)| link.may_run(*p)).collect();
+        for (precedence, number) in candidates {
+            let Some(Held::Message { row, wanted, .. }) = link.offered.get_mut(&number) else { continue };
+            let Some(live) = self.custody.get(*row) else { continue };
+            let most = u64::from(wire_limits::RUN_UNITS);
+            let Some(units) = available(live, wanted, most) else { continue };
+            wanted.remove(units);
+            let done = wanted.is_empty();
+            let (root, payload_bytes) = (live.root, live.layout.bytes());
+            if done {
+                link.wanted.remove(&(Reverse(precedence), number));
+            }
+            link.runs += 1;
+            let count = u32::try_from(units.count).unwrap_or(wire_limits::RUN_UNITS);
+            let first = units.first;
+            let link = id;
+            self.outputs.push_back(Output::SendRun { link, root, payload_bytes, first, count, precedence });
+            return true;
+        }
+        false
+    }
+
+    pub(super) fn run_sent(&mut self, id: LinkId) {
+        if let Some(link) = self.links.get_mut(id) {
+            link.runs = link.runs.saturating_sub(1);
+            self.dirty.insert(id);
+        }
+    }
+
+    /// Units of a row became available: links that wait for them may go on.
+    pub(super) fn touch_offers(&mut self, row: Row) {
+        if let Some(live) = self.custody.get(row) {
+            self.dirty.extend(live.offered.iter().flatten().map(|(link, _)| *link));
+        }
+    }
+
+    pub(super) fn wanted(&mut self, id: LinkId, number: u64, units: &[Range]) {
+        let Some(link) = self.links.get_mut(id) else { return };
+        let Some(Held::Message { row, wanted, precedence, .. }) = link.offered.get_mut(&number) else {
+            return;
+        };
+        if units.is_empty() {
+            return self.offer_once_more(id, number);
+        }
+        let Some(live) = self.custody.get(*row) else { return };
+        let in_payload = units.iter().all(|r| r.end() <= live.layout.units());
+        if live.is_inline() || !in_payload {
+            return self.close(id, CloseReason::Protocol("a want for units the payload does not have"));
+        }
+        *wanted = Ranges::of(units);
+        link.wanted.insert((Reverse(*precedence), number));
+        self.dirty.insert(id);
+    }
+
+    fn offer_once_more(&mut self, id: LinkId, number: u64) {
+        let held = self.links.get_mut(id).and_then(|l| l.take_back(number));
+        if let Some(Held::Message { row, ordinals, .. }) = held {
+            self.no_longer_offered(row, id, number, &ordinals);
+            self.place(row);
+        }
+    }
+
+    pub(super) fn no_longer_offered(&mut self, row: Row, link: LinkId, number: u64, ordinals: &[Ordinal]) {
+        let Some(live) = self.custody.get_mut(row) else { return };
+        for (recipient, offered) in live.message.recipients.iter().zip(&mut live.offered) {
+            if *offered == Some((link, number)) && ordinals.contains(&recipient.recipient.ordinal) {
+                *offered = None;
+            }
+        }
+    }
+
+    /// The next hop has these durably: custody passes on, the origin remembers.
+    pub(super) fn acknowledged(&mut self, id: LinkId, ranges: &[Range]) {
+        let Some(link) = self.links.get_mut(id) else { return };
+        let known: Vec<u64> =
+            ranges.iter().flat_map(|r| link.offered.range(r.first..r.end()).map(|(n, _)| *n)).collect();
+        for number in known {
+            let Some(held) = self.links.get_mut(id).and_then(|l| l.take_back(number)) else { continue };
+            match held {
+                Held::Receipt { row } => {
+                    if self.transit.remove(row) {
+                        self.op(Op::DeleteReceipt { row });
+                    }
+                }
+                Held::Message { row, visit, ordinals, .. } => {
+                    self.no_longer_offered(row, id, number, &ordinals);
+                    self.handed_over(row, id, visit, &ordinals);
+                }
+            }
+        }
+        self.dirty.insert(id);
+    }
+
+    fn handed_over(&mut self, row: Row, link: LinkId, visit: Visit, ordinals: &[Ordinal]) {
+        let at_ms = self.clock.corrected_ms(self.now);
+        let Some(peer) = self.links.get(link).map(|l| l.peer.node) else { return };
+        let hop = self.links.served_by(link).unwrap_or(Hop::Up);
+        let Some(live) = self.custody.get_mut(row) else { return };
+        let current = Visit { attempt: live.message.visit.attempt, hops: live.message.visit.hops + 1 };
+        if visit != current {
+            // A newer visit came meanwhile; this acknowledgement frees only its own.
+            return self.place(row);
+        }
+        let (id, own) = (live.message.id, live.is_own());
+        let gone = |r: &RecipientRow| r.phase == Phase::Forward && ordinals.contains(&r.recipient.ordinal);
+        if own {
+            for recipient in live.message.recipients.iter_mut().filter(|r| gone(r)) {
+                recipient.phase = Phase::Handed;
+                if State::Relayed.overrides(recipient.state) {
+                    recipient.state = State::Relayed;
+                    recipient.at_ms = at_ms;
+                }
+            }
+            self.custody.handed(row, peer, at_ms);
+        } else {
+            let keep: Vec<bool> = live.message.recipients.iter().map(|r| !gone(r)).collect();
+            let mut kept = keep.iter();
+            live.message.recipients.retain(|_| kept.next() != Some(&false));
+            let mut kept = keep.iter();
+            live.offered.retain(|_| kept.next() != Some(&false));
+            let came = Visit { hops: visit.hops - 1, ..visit };
+            for ordinal in ordinals {
+                self.custody.release(id, *ordinal, came, hop, at_ms);
+            }
+        }
+        self.update(row);
+        self.settle_if_done(row);
+    }
+
+    pub(super) fn replied(&mut self, id: LinkId, number: u64, verdict: Verdict, reason: Reason) {
+        if verdict == Verdict::Pending {
+            return;
+        }
+        let Some(by) = self.links.get(id).map(|l| l.peer.name.clone()) else { return };
+        let held = self.links.get_mut(id).and_then(|l| l.take_back(number));
+        if let Some(Held::Message { row, ordinals, precedence, .. }) = held {
+            self.no_longer_offered(row, id, number, &ordinals);
+            self.queues.push(Hop::Hold, precedence, row);
+            if let Some(message) = self.custody.get(row).map(|l| l.message.id) {
+                self.outputs.push_back(Output::Event(Event::OfferRefused { message, by, reason }));
+            }
+        }
+    }
+}
+
+fn routing_header(live: &Live, indices: &[usize], stamp: Stamp) -> (Vec<Recipient>, Vec<Stamp>, Visit) {
+    let recipients = live.message.recipients.iter();
+    let recipients = recipients.enumerate().filter(|(i, _)| indices.contains(i)).map(|(_, r)| r.recipient).collect();
+    let mut stamps = live.message.stamps.clone();
+    stamps.push(stamp);
+    let visit = Visit { attempt: live.message.visit.attempt, hops: live.message.visit.hops + 1 };
+    (recipients, stamps, visit)
+}
+
+fn available(live: &Live, wanted: &Ranges, most: u64) -> Option<Range> {
+    if live.message.complete {
+        wanted.first_common(&Ranges::all(live.layout.units()), most)
+    } else {
+        wanted.first_common(&live.have, most)
+    }
+}

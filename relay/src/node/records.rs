@@ -1,0 +1,187 @@
+//! Node records: this node's own, those of its tree, and the mail that moves with them.
+
+use tram_proto::frame::Recipient;
+use tram_proto::id::NodeId;
+use tram_proto::name::NodeName;
+use tram_proto::receipt::NodeRecord;
+use tram_proto::row::{NodeRow, Phase};
+use tram_proto::statement::{Kind, Signed};
+
+use crate::input::{LinkId, Row, Side};
+use crate::node::Node;
+use crate::output::{Op, Output, Statement};
+use crate::routing::{Existence, Hop, Learned};
+
+impl Node {
+    /// Makes a new own record, to be signed with the next commit.
+    pub(super) fn announce(&mut self) {
+        if !self.started {
+            return;
+        }
+        self.own_inboxes_changed = false;
+        let active = self.links.active_peer();
+        let mut uplinks: Vec<NodeId> = active.into_iter().collect();
+        for link in self.links.iter().filter(|l| matches!(l.side, Side::Up(_))) {
+            if !uplinks.contains(&link.peer.node) && uplinks.len() < tram_proto::limits::UPLINKS {
+                uplinks.push(link.peer.node);
+            }
+        }
+        self.row = NodeRow { record: self.row.record + 1, ..self.row };
+        let record = NodeRecord {
+            node: self.config.node,
+            name: self.config.name.clone(),
+            incarnation: self.row.incarnation,
+            counter: self.row.record,
+            inboxes: self.inboxes.names().cloned().collect(),
+            uplinks,
+            active,
+            at_ms: self.now.wall_ms,
+            title: self.config.title.clone(),
+        };
+        self.op(Op::PutNode(self.row));
+        let statement = Statement::ToSign(Kind::Record, record.encode());
+        self.op(Op::PutRecord { node: self.config.node, statement });
+    }
+
+    /// The own record is signed and durable: whoever is connected hears it.
+    pub(super) fn own_record_signed(&mut self, signed: Signed) {
+        self.own_record = Some(signed);
+        let hearers: Vec<LinkId> = self
+            .links
+            .iter()
+            .filter(|l| l.is_up() && (l.side == Side::Down || self.links.active() == Some(l.id)))
+            .map(|l| l.id)
+            .collect();
+        hearers.into_iter().for_each(|link| self.send_own_record(link));
+    }
+
+    pub(super) fn send_own_record(&mut self, link: LinkId) {
+        if let Some(record) = self.own_record.clone() {
+            self.outputs.push_back(Output::SendRecord { link, record, flood: false });
+        }
+    }
+
+    /// Another uplink carries what goes up, or none: say so, and tell it of the nodes below.
+    pub(super) fn uplink_changed(&mut self) {
+        let active = self.links.active();
+        let said = self.own_record.as_ref().and_then(|s| NodeRecord::decode(&s.statement).ok());
+        if let Some(link) = active {
+            let below: Vec<Signed> = self.routing.below().map(|k| k.signed.clone()).collect();
+            for record in below {
+                self.outputs.push_back(Output::SendRecord { link, record, flood: false });
+            }
+            if said.is_none_or(|r| r.active != self.links.active_peer()) {
+                self.announce();
+            } else {
+                self.send_own_record(link);
+            }
+            self.dirty.insert(link);
+        }
+    }
+
+    pub(super) fn record(&mut self, link: LinkId, record: NodeRecord, signed: Signed, flood: bool) {
+        let Some((from, side)) = self.links.get(link).filter(|l| l.is_up()).map(|l| (l.peer.node, l.side)) else {
+            return;
+        };
+        let (node, incarnation) = (record.node, record.incarnation);
+        if node == self.config.node {
+            if record.counter > self.row.record || (record.counter == self.row.record && record.incarnation != self.row.incarnation) {
+                self.row = NodeRow { record: record.counter, ..self.row };
+                self.announce();
+            }
+            return;
+        }
+        let begins = flood || (node == from && self.to_flood.remove(&node));
+        match self.routing.learn(record, signed.clone()) {
+            Learned::Stale(newer) => {
+                self.outputs.push_back(Output::SendRecord { link, record: newer, flood: false });
+            }
+            Learned::Same | Learned::Full => {}
+            Learned::News { losing } => {
+                self.op(Op::PutRecord { node, statement: Statement::Signed(signed.clone()) });
+                let up = self.links.active().filter(|up| side == Side::Down && *up != link);
+                let losing = losing.and_then(|child| self.links.serving(Hop::Child(child))).filter(|l| *l != link);
+                for link in up.into_iter().chain(losing) {
+                    self.outputs.push_back(Output::SendRecord { link, record: signed.clone(), flood: false });
+                }
+                self.reroute();
+            }
+        }
+        if begins && self.lives.insert(node, incarnation) != Some(incarnation) {
+            self.flood(link, &signed);
+        }
+    }
+
+    /// A spool is gone: every node hears it, and whoever handed mail on offers it again.
+    fn flood(&mut self, from: LinkId, record: &Signed) {
+        let others: Vec<LinkId> = self.links.iter().filter(|l| l.is_up() && l.id != from).map(|l| l.id).collect();
+        for link in others {
+            self.outputs.push_back(Output::SendRecord { link, record: record.clone(), flood: true });
+        }
+        let rows: Vec<Row> = self.custody.rows().filter(|(_, l)| l.is_own()).map(|(row, _)| row).collect();
+        rows.into_iter().for_each(|row| self.offer_own_again(row));
+    }
+
+    /// Sends a message of our own once more, to those of whom nothing was heard since a next hop took custody.
+    pub(super) fn offer_own_again(&mut self, row: Row) {
+        let Some(live) = self.custody.get_mut(row).filter(|l| l.is_own()) else { return };
+        let mut any = false;
+        for recipient in &mut live.message.recipients {
+            if recipient.phase == Phase::Handed && !recipient.state.is_terminal() {
+                recipient.phase = Phase::Forward;
+                any = true;
+            }
+        }
+        if any {
+            live.message.visit.attempt += 1;
+            self.update(row);
+            self.place(row);
+        }
+    }
+
+    pub(super) fn names(&mut self, names: Vec<(NodeName, NodeId)>) {
+        self.routing.names(names);
+        self.reroute();
+    }
+
+    /// Routes changed: every waiting message and receipt looks for its next hop anew.
+    pub(super) fn reroute(&mut self) {
+        for (row, origin) in self.transit.drain() {
+            let hop = self.routing.next(Some(origin));
+            self.transit.queue(row, hop);
+            self.touch(hop);
+        }
+        self.queues.drain();
+        let rows: Vec<Row> = self.custody.rows().map(|(row, _)| row).collect();
+        for row in rows {
+            if self.resolve(row) {
+                self.judge(row);
+                self.update(row);
+            }
+            self.place(row);
+            self.settle_if_done(row);
+        }
+    }
+
+    /// Adds the ids of nodes whose names can be resolved by now; true if something has to be judged.
+    fn resolve(&mut self, row: Row) -> bool {
+        let Some(live) = self.custody.get_mut(row) else { return false };
+        let to = live.to.clone();
+        let mut changed = false;
+        for r in &mut live.message.recipients {
+            if r.phase != Phase::Forward || r.recipient.node.is_some() || r.recipient.ordinal.list.is_some() {
+                continue;
+            }
+            let Some(address) = to.get(r.recipient.ordinal.index as usize) else { continue };
+            match self.routing.resolve(&address.node) {
+                Existence::Known(node) => {
+                    r.recipient = Recipient { node: Some(node), ..r.recipient };
+                    changed = true;
+                }
+                Existence::Never => changed = true,
+                Existence::Unknown => {}
+            }
+        }
+        changed
+    }
+}

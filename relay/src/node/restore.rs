@@ -1,0 +1,90 @@
+//! From the spool to a node that acts.
+
+use tram_proto::name::Inbox;
+use tram_proto::receipt::Ordinal;
+use tram_proto::row::{NodeRow, Phase};
+
+use crate::custody::{Live, Settled};
+use crate::input::{Input, Row};
+use crate::limits;
+use crate::node::Node;
+use crate::output::Op;
+use crate::routing::Hop;
+
+impl Node {
+    pub(super) fn restore(&mut self, input: Input) {
+        match input {
+            Input::RestoredMessage { row, message, body, held } => {
+                self.seen_row(row);
+                if let Some(live) = Live::new(message, &body, &held, true) {
+                    self.custody.insert(row, live);
+                }
+            }
+            Input::RestoredSettled { row, message, deadline_ms } => {
+                self.seen_row(row);
+                let recipients: Vec<(Ordinal, _)> =
+                    message.recipients.iter().map(|r| (r.recipient.ordinal, r.state)).collect();
+                let until_ms = deadline_ms.saturating_add(limits::REMEMBER_MS);
+                self.custody.settle(message.id, Settled { until_ms, recipients });
+            }
+            Input::RestoredReceipt { row, receipt } => {
+                self.seen_row(row);
+                self.transit.insert(row, receipt.origin);
+                self.transit.queue(row, Hop::Hold);
+            }
+            Input::RestoredRecord { record, signed } => {
+                if record.node == self.config.node {
+                    self.own_record = Some(signed);
+                } else {
+                    self.routing.learn(record, signed);
+                }
+            }
+            Input::RestoredNeighbor { node, neighbor } => self.links.restore(node, neighbor),
+            Input::RestoredKey { user, sender, key, row } => {
+                self.keys.insert((user, sender, key), row);
+            }
+            Input::RestoredSequence { sender, sequence } => {
+                self.sequences.insert(sender, sequence);
+            }
+            _ => {}
+        }
+    }
+
+    fn seen_row(&mut self, row: Row) {
+        self.next_row = self.next_row.max(row.0 + 1);
+    }
+
+    pub(super) fn start(&mut self, mut node: NodeRow, inboxes: Vec<Inbox>) {
+        self.clock.start(node.clock_ms, self.now);
+        node.clock_ms = node.clock_ms.max(self.now.wall_ms);
+        self.row = node;
+        self.started = true;
+        self.op(Op::PutNode(node));
+        inboxes.into_iter().for_each(|inbox| {
+            self.inboxes.declare(inbox);
+        });
+        let waiting: Vec<_> = self
+            .custody
+            .rows()
+            .flat_map(|(row, live)| {
+                let inboxes = live.message.recipients.iter().filter(|r| r.phase == Phase::Inbox);
+                inboxes.filter_map(move |r| {
+                    Some((live.address(r.recipient.ordinal)?.inbox.clone(), live.precedence, row))
+                })
+            })
+            .collect();
+        for (inbox, precedence, row) in waiting {
+            self.inboxes.declare(inbox.clone());
+            self.inboxes.put(&inbox, precedence, row);
+        }
+        for row in self.custody.all_receiving() {
+            let done = self.custody.get(row).filter(|l| l.has_all_units()).map(|l| l.root);
+            if let Some(root) = done {
+                self.completed(row, root);
+            }
+        }
+        self.announce();
+        self.reroute();
+        self.hand_out();
+    }
+}

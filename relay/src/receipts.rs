@@ -1,0 +1,87 @@
+//! Receipts on their way to their origin: queued per next hop, kept until the next hop has them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tram_proto::id::NodeId;
+
+use crate::input::{LinkId, Row};
+use crate::routing::Hop;
+
+#[derive(Debug)]
+struct Waiting {
+    origin: NodeId,
+    offered: Option<LinkId>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Transit {
+    rows: BTreeMap<Row, Waiting>,
+    queues: BTreeMap<Hop, BTreeSet<Row>>,
+}
+
+impl Transit {
+    pub(crate) fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    pub(crate) fn insert(&mut self, row: Row, origin: NodeId) {
+        self.rows.insert(row, Waiting { origin, offered: None });
+    }
+
+    pub(crate) fn contains(&self, row: Row) -> bool {
+        self.rows.contains_key(&row)
+    }
+
+    pub(crate) fn origin(&self, row: Row) -> Option<NodeId> {
+        self.rows.get(&row).map(|w| w.origin)
+    }
+
+    /// Lets a receipt wait for a next hop.
+    pub(crate) fn queue(&mut self, row: Row, hop: Hop) {
+        if let Some(waiting) = self.rows.get_mut(&row) {
+            waiting.offered = None;
+            self.queues.entry(hop).or_default().insert(row);
+        }
+    }
+
+    /// The next receipt for a hop; it counts as offered on that link.
+    pub(crate) fn next(&mut self, hop: Hop, link: LinkId) -> Option<Row> {
+        let rows = self.queues.get_mut(&hop)?;
+        let row = rows.pop_first()?;
+        if rows.is_empty() {
+            self.queues.remove(&hop);
+        }
+        if let Some(waiting) = self.rows.get_mut(&row) {
+            waiting.offered = Some(link);
+        }
+        Some(row)
+    }
+
+    pub(crate) fn remove(&mut self, row: Row) -> bool {
+        self.rows.remove(&row).is_some()
+    }
+
+    /// Takes every waiting row out, to be queued anew.
+    pub(crate) fn drain(&mut self) -> Vec<(Row, NodeId)> {
+        let rows: Vec<Row> = std::mem::take(&mut self.queues).into_values().flatten().collect();
+        rows.into_iter().filter_map(|row| Some((row, self.origin(row)?))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_receipt_waits_until_the_next_hop_has_it() {
+        let mut transit = Transit::default();
+        transit.insert(Row(1), NodeId([1; 16]));
+        transit.queue(Row(1), Hop::Up);
+        assert_eq!(transit.next(Hop::Hold, LinkId(1)), None);
+        assert_eq!(transit.next(Hop::Up, LinkId(1)), Some(Row(1)));
+        assert_eq!(transit.next(Hop::Up, LinkId(1)), None);
+        transit.queue(Row(1), Hop::Up);
+        assert_eq!(transit.drain(), [(Row(1), NodeId([1; 16]))]);
+        assert!(transit.remove(Row(1)) && !transit.remove(Row(1)));
+    }
+}

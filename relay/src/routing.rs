@@ -1,0 +1,268 @@
+//! Where a node is: records of the nodes in this node's tree, and the next hop that follows from them.
+//!
+//! A record says which uplink its node uses. The way to a node is found by walking those attachments upwards until this
+//! node or nothing known is met: met, the last step is the child to use; else the mail goes up. So a child that moves
+//! takes its whole subtree with it, with one record. The highest counter wins. DESIGN §7. Signatures were checked before.
+
+use std::collections::BTreeMap;
+
+use tram_proto::id::NodeId;
+use tram_proto::name::NodeName;
+use tram_proto::receipt::NodeRecord;
+use tram_proto::statement::Signed;
+
+use crate::limits;
+
+/// Where a copy goes next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Hop {
+    /// To this node itself.
+    Here,
+    /// To a child.
+    Child(NodeId),
+    /// To whichever uplink is in use.
+    Up,
+    /// Nowhere yet: the top does not know the node's place.
+    Hold,
+}
+
+/// What the names' owner says of a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Existence {
+    /// It is this node.
+    Known(NodeId),
+    /// The owner never admitted such a node.
+    Never,
+    /// Someone further up may know.
+    Unknown,
+}
+
+/// What became of a record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Learned {
+    /// It is news. The child that had the node before, if another branch of ours did.
+    News { losing: Option<NodeId> },
+    /// It is what we knew.
+    Same,
+    /// We know a newer one.
+    Stale(Signed),
+    /// No room for another node.
+    Full,
+}
+
+#[derive(Debug)]
+pub(crate) struct Known {
+    pub(crate) record: NodeRecord,
+    pub(crate) signed: Signed,
+}
+
+#[derive(Debug)]
+pub(crate) struct Routing {
+    own: NodeId,
+    own_name: NodeName,
+    records: BTreeMap<NodeId, Known>,
+    by_name: BTreeMap<NodeName, NodeId>,
+    /// Present at the node that owns the names.
+    registry: Option<BTreeMap<NodeName, NodeId>>,
+    /// Set when this node has uplinks at all.
+    has_uplink: bool,
+}
+
+/// Attachments followed before a walk gives up: the tree is at most 5 deep, a loop of stale records is not a tree.
+const DEPTH: usize = 16;
+
+impl Routing {
+    pub(crate) fn new(own: NodeId, own_name: NodeName, has_uplink: bool) -> Self {
+        Self {
+            own,
+            own_name,
+            records: BTreeMap::new(),
+            by_name: BTreeMap::new(),
+            registry: None,
+            has_uplink,
+        }
+    }
+
+    pub(crate) fn names(&mut self, names: Vec<(NodeName, NodeId)>) {
+        self.registry = Some(names.into_iter().collect());
+    }
+
+    pub(crate) fn registry(&self) -> impl Iterator<Item = (&NodeName, &NodeId)> {
+        self.registry.iter().flatten()
+    }
+
+    pub(crate) fn records(&self) -> impl Iterator<Item = &Known> {
+        self.records.values()
+    }
+
+    pub(crate) fn record(&self, node: NodeId) -> Option<&Known> {
+        self.records.get(&node)
+    }
+
+    /// Every record a new uplink has to hear: those of the nodes below this one.
+    pub(crate) fn below(&self) -> impl Iterator<Item = &Known> {
+        self.records.values().filter(|k| matches!(self.toward(k.record.node), Hop::Child(_)))
+    }
+
+    pub(crate) fn learn(&mut self, record: NodeRecord, signed: Signed) -> Learned {
+        let before = self.records.get(&record.node);
+        if let Some(known) = before {
+            match record.counter.cmp(&known.record.counter) {
+                std::cmp::Ordering::Less => return Learned::Stale(known.signed.clone()),
+                std::cmp::Ordering::Equal => return Learned::Same,
+                std::cmp::Ordering::Greater => {}
+            }
+        } else if self.records.len() >= limits::RECORDS {
+            return Learned::Full;
+        }
+        let old = before.map(|_| self.toward(record.node));
+        let node = record.node;
+        if let Some(known) = self.records.get(&node) {
+            self.by_name.remove(&known.record.name);
+        }
+        self.by_name.insert(record.name.clone(), node);
+        self.records.insert(node, Known { record, signed });
+        let losing = match old {
+            Some(Hop::Child(child)) if self.toward(node) != Hop::Child(child) => Some(child),
+            _ => None,
+        };
+        Learned::News { losing }
+    }
+
+    pub(crate) fn resolve(&self, name: &NodeName) -> Existence {
+        if *name == self.own_name {
+            return Existence::Known(self.own);
+        }
+        if let Some(node) = self.by_name.get(name) {
+            return Existence::Known(*node);
+        }
+        match &self.registry {
+            Some(registry) => registry.get(name).map_or(Existence::Never, |n| Existence::Known(*n)),
+            None => Existence::Unknown,
+        }
+    }
+
+    /// The next hop to a node, or to a name nobody here knows.
+    pub(crate) fn next(&self, node: Option<NodeId>) -> Hop {
+        match node {
+            Some(node) => self.toward(node),
+            None => self.default_route(),
+        }
+    }
+
+    const fn default_route(&self) -> Hop {
+        if self.has_uplink { Hop::Up } else { Hop::Hold }
+    }
+
+    fn toward(&self, node: NodeId) -> Hop {
+        if node == self.own {
+            return Hop::Here;
+        }
+        let mut at = node;
+        for _ in 0..DEPTH {
+            match self.records.get(&at).and_then(|known| known.record.active) {
+                Some(above) if above == self.own => return Hop::Child(at),
+                Some(above) => at = above,
+                None => break,
+            }
+        }
+        self.default_route()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use tram_proto::id::{CertHash, Incarnation};
+    use tram_proto::statement::Signature;
+
+    use super::*;
+
+    fn id(n: u8) -> NodeId {
+        NodeId([n; 16])
+    }
+
+    fn record(n: u8, active: u8, counter: u64) -> NodeRecord {
+        NodeRecord {
+            node: id(n),
+            name: format!("n{n}").parse().expect("a name"),
+            incarnation: Incarnation([0; 16]),
+            counter,
+            inboxes: vec![],
+            uplinks: vec![],
+            active: Some(id(active)),
+            at_ms: 0,
+            title: String::new(),
+        }
+    }
+
+    fn signed(n: u8) -> Signed {
+        let signature =
+            Signature { signer: CertHash([n; 32]), count: 1, index: 0, path: vec![], signature: Bytes::new() };
+        Signed { statement: Bytes::new(), signature }
+    }
+
+    /// Node 1 with children 2 and 3; 4 hangs under 2.
+    fn tree(has_uplink: bool) -> Routing {
+        let mut routing = Routing::new(id(1), "n1".parse().expect("a name"), has_uplink);
+        for (n, active) in [(2, 1), (3, 1), (4, 2)] {
+            assert_eq!(routing.learn(record(n, active, 1), signed(n)), Learned::News { losing: None });
+        }
+        routing
+    }
+
+    #[track_caller]
+    fn check(routing: &Routing, node: u8, expect: Hop) {
+        assert_eq!(routing.next(Some(id(node))), expect);
+    }
+
+    #[test]
+    fn mail_goes_down_along_attachments_and_up_by_default() {
+        let routing = tree(true);
+        check(&routing, 1, Hop::Here);
+        check(&routing, 2, Hop::Child(id(2)));
+        check(&routing, 4, Hop::Child(id(2)));
+        check(&routing, 9, Hop::Up);
+        check(&tree(false), 9, Hop::Hold);
+        assert_eq!(routing.next(None), Hop::Up);
+    }
+
+    #[test]
+    fn a_move_takes_the_subtree_along_and_names_the_losing_branch() {
+        let mut routing = tree(true);
+        routing.learn(record(5, 4, 1), signed(5));
+        assert_eq!(routing.learn(record(4, 3, 2), signed(4)), Learned::News { losing: Some(id(2)) });
+        check(&routing, 4, Hop::Child(id(3)));
+        check(&routing, 5, Hop::Child(id(3)));
+        assert_eq!(routing.learn(record(4, 8, 3), signed(4)), Learned::News { losing: Some(id(3)) });
+        check(&routing, 5, Hop::Up);
+    }
+
+    #[test]
+    fn an_older_record_is_answered_with_the_newer() {
+        let mut routing = tree(true);
+        assert_eq!(routing.learn(record(2, 9, 0), signed(9)), Learned::Stale(signed(2)));
+        assert_eq!(routing.learn(record(2, 1, 1), signed(2)), Learned::Same);
+        check(&routing, 2, Hop::Child(id(2)));
+    }
+
+    #[test]
+    fn a_ring_of_stale_records_goes_up() {
+        let mut routing = tree(true);
+        routing.learn(record(2, 4, 2), signed(2));
+        check(&routing, 4, Hop::Up);
+        check(&routing, 2, Hop::Up);
+    }
+
+    #[test]
+    fn only_the_owner_of_the_names_says_never() {
+        let mut routing = tree(false);
+        let name = |n: &str| n.parse().expect("a name");
+        assert_eq!(routing.resolve(&name("n4")), Existence::Known(id(4)));
+        assert_eq!(routing.resolve(&name("x")), Existence::Unknown);
+        routing.names(vec![(name("off"), id(7))]);
+        assert_eq!(routing.resolve(&name("off")), Existence::Known(id(7)));
+        assert_eq!(routing.resolve(&name("x")), Existence::Never);
+        check(&routing, 7, Hop::Hold);
+    }
+}
