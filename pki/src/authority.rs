@@ -24,7 +24,6 @@ use crate::files::{self, FileError};
 use crate::hash::Sha256;
 use crate::keystore::{self, CA_KEY, CA_PEM, KeyError, ROOT_KEY, ROOT_PEM};
 use crate::policy::{self, ms};
-use crate::trust::Trust;
 
 /// Lifetime of a root, in milliseconds: 20 years.
 pub const ROOT_MS: u64 = 7305 * DAY_MS;
@@ -126,9 +125,8 @@ impl Authority {
         paths.iter().try_for_each(|path| files::must_not_exist(path))?;
 
         let root_key = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).map_err(failed("root key"))?;
-        let mut root = ca_params(zone, &root_key, "root", 1, now_ms, ROOT_MS)?;
+        let root = ca_params(zone, &root_key, "root", 1, now_ms, ROOT_MS)?;
         let root_certificate = root.self_signed(&root_key).map_err(failed("root certificate"))?;
-        root.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed("CA key"))?;
         let mut params = ca_params(zone, &key, "issuing K1", 0, now_ms, CA_MS)?;
         params.name_constraints = Some(constraints(zone));
@@ -151,13 +149,14 @@ impl Authority {
     pub fn open(dir: &Path) -> Result<Self, AuthorityError> {
         files::check_dir(dir)?;
         let (root_path, ca_path, key_path) = (dir.join(ROOT_PEM), dir.join(CA_PEM), dir.join(CA_KEY));
-        let roots = keystore::read_certificates(&root_path)?;
-        let trust = Trust::new(roots).map_err(|source| KeyError::Trust { path: root_path, source })?;
+        let trust = keystore::load_trust(&root_path)?;
         let [certificate] = <[_; 1]>::try_from(keystore::read_certificates(&ca_path)?)
             .map_err(|all| KeyError::Count { path: ca_path.clone(), expected: 1, got: all.len() })?;
         let key = keystore::read_key(&key_path)?;
-        let key = KeyPair::try_from(&key).map_err(|error| KeyError::Pem { path: key_path.clone(), why: error.to_string() })?;
-        let malformed = || KeyError::Pem { path: ca_path.clone(), why: "it is not a CA certificate of Tram".to_owned() };
+        let key = KeyPair::try_from(&key)
+            .map_err(|error| KeyError::Pem { path: key_path.clone(), why: error.to_string() })?;
+        let malformed =
+            || KeyError::Pem { path: ca_path.clone(), why: "it is not a CA certificate of Tram".to_owned() };
         let parsed = policy::parse(&certificate).map_err(|_| malformed())?;
         if parsed.public_key().raw != key.subject_public_key_info() {
             return Err(KeyError::Mismatch { key: key_path, certificate: ca_path }.into());

@@ -81,13 +81,13 @@ pub(crate) enum Access {
 
 /// Makes `dir`, mode 0700, with its parents; an existing one is checked.
 pub(crate) fn make_dir(dir: &Path) -> Result<(), FileError> {
-    if let Some(parent) = dir.parent() {
-        fs::create_dir_all(parent).map_err(io_at(parent))?;
-    }
+    fs::create_dir_all(parent(dir)).map_err(io_at(dir))?;
     match DirBuilder::new().mode(0o700).create(dir) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(io_at(dir)(error)),
-        _ => check_dir(dir),
+        Ok(()) => sync_parent(dir)?,
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(io_at(dir)(error)),
     }
+    check_dir(dir)
 }
 
 /// Refuses a directory in which others could put files.
@@ -138,9 +138,13 @@ pub(crate) fn write(path: &Path, bytes: &[u8], access: Access) -> Result<(), Fil
     sync_parent(path)
 }
 
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// Makes the names in `path`'s directory durable.
 pub(crate) fn sync_parent(path: &Path) -> Result<(), FileError> {
-    let dir = path.parent().unwrap_or(Path::new("."));
+    let dir = parent(path);
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(io_at(dir))
 }
 
@@ -193,7 +197,9 @@ mod tests {
 
     #[test]
     fn a_secret_is_read_only_when_nobody_else_could() {
-        for (mode, accepted) in [(0o600, true), (0o400, true), (0o640, false), (0o604, false), (0o660, false), (0o644, false)] {
+        for (mode, accepted) in
+            [(0o600, true), (0o400, true), (0o640, false), (0o604, false), (0o660, false), (0o644, false)]
+        {
             check(mode, accepted);
         }
     }

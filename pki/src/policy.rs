@@ -11,9 +11,7 @@ use tram_proto::limits;
 use tram_proto::name::{NameError, NodeName, Role, Zone};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
-use x509_parser::oid_registry::{
-    OID_X509_COMMON_NAME, OID_X509_ORGANIZATIONAL_UNIT, OID_X509_SERIALNUMBER, Oid,
-};
+use x509_parser::oid_registry::{OID_X509_COMMON_NAME, OID_X509_ORGANIZATIONAL_UNIT, OID_X509_SERIALNUMBER, Oid};
 use x509_parser::prelude::FromDer as _;
 
 use crate::hash::cert_hash;
@@ -174,7 +172,7 @@ fn subject(certificate: &X509Certificate<'_>, dns: &str) -> Result<(NodeId, Role
 
 pub(crate) fn only<'a>(
     certificate: &'a X509Certificate<'_>,
-    attribute: &Oid<'_>,
+    attribute: &Oid<'a>,
     what: &'static str,
 ) -> Result<&'a str, PolicyError> {
     let mut values = certificate.subject().iter_by_oid(attribute);

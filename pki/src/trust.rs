@@ -16,7 +16,8 @@ use crate::hash::Sha256;
 use crate::policy::{self, Peer, PolicyError, ms};
 
 /// What signs certificates in an overlay: P-384 roots, P-256 CAs and nodes. Nothing else is accepted.
-pub(crate) static SIGNATURE_ALGORITHMS: &[&dyn SignatureVerificationAlgorithm] = &[ECDSA_P256_SHA256, ECDSA_P384_SHA384];
+pub(crate) static SIGNATURE_ALGORITHMS: &[&dyn SignatureVerificationAlgorithm] =
+    &[ECDSA_P256_SHA256, ECDSA_P384_SHA384];
 
 /// Roots that make no overlay.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -85,6 +86,7 @@ pub struct Trust {
     zone: Zone,
     roots: Vec<CertificateDer<'static>>,
     anchors: Vec<TrustAnchor<'static>>,
+    not_after_ms: u64,
 }
 
 impl std::fmt::Debug for Trust {
@@ -111,8 +113,10 @@ impl Trust {
     pub fn new(roots: Vec<CertificateDer<'static>>) -> Result<Self, TrustError> {
         let mut zone: Option<Zone> = None;
         let mut anchors = Vec::new();
+        let mut not_after_ms = u64::MAX;
         for root in &roots {
-            let own = zone_of(root)?;
+            let (own, end_ms) = zone_and_end(root)?;
+            not_after_ms = not_after_ms.min(end_ms);
             match &zone {
                 Some(other) if *other != own => return Err(TrustError::Zones(other.clone(), own)),
                 _ => zone = Some(own),
@@ -121,7 +125,7 @@ impl Trust {
                 .map_err(|_| TrustError::Root("it cannot serve as a trust anchor"))?;
             anchors.push(anchor.to_owned());
         }
-        Ok(Self { zone: zone.ok_or(TrustError::Empty)?, roots, anchors })
+        Ok(Self { zone: zone.ok_or(TrustError::Empty)?, roots, anchors, not_after_ms })
     }
 
     /// The overlay's zone.
@@ -134,6 +138,13 @@ impl Trust {
     #[must_use]
     pub fn roots(&self) -> &[CertificateDer<'static>] {
         &self.roots
+    }
+
+    /// When the first of the roots expires, Unix milliseconds. For warnings: a root is trusted because it is here, not by
+    /// its dates.
+    #[must_use]
+    pub const fn not_after_ms(&self) -> u64 {
+        self.not_after_ms
     }
 
     /// Whose certificate stands first in `certs`, by policy alone: for chains a handshake has verified already.
@@ -190,7 +201,8 @@ impl Trust {
                 let issuer = policy::parse(leaf).ok().and_then(|leaf| {
                     leaf.issuer().iter_common_name().next().and_then(|name| name.as_str().ok().map(str::to_owned))
                 });
-                let shown = issuer.map(|name| format!("{:?}", name.chars().take(limits::NAME_BYTES).collect::<String>()));
+                let shown =
+                    issuer.map(|name| format!("{:?}", name.chars().take(limits::NAME_BYTES).collect::<String>()));
                 ChainError::UnknownRoot {
                     issuer: shown.unwrap_or_else(|| "an issuer without a name".to_owned()),
                     zone: self.zone.clone(),
@@ -201,12 +213,16 @@ impl Trust {
     }
 }
 
-fn zone_of(root: &CertificateDer<'_>) -> Result<Zone, TrustError> {
+fn zone_and_end(root: &CertificateDer<'_>) -> Result<(Zone, u64), TrustError> {
     let parsed = policy::parse(root).map_err(|_| TrustError::Root("it cannot be read"))?;
     if !parsed.is_ca() {
         return Err(TrustError::Root("it is not a CA certificate"));
     }
     let organization = policy::only(&parsed, &OID_X509_ORGANIZATION_NAME, "organization")
         .map_err(|_| TrustError::Root("it does not name the zone"))?;
-    organization.parse().map_err(|_| TrustError::Root("the zone it names is not one"))
+    let zone = organization.parse().map_err(|_| TrustError::Root("the zone it names is not one"))?;
+    Ok((zone, ms(parsed.validity().not_after.timestamp())))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,110 @@
+//! An administrator's door.
+
+use tonic::transport::Channel;
+use tram_proto::local as api;
+use tram_proto::local::admin_client::AdminClient;
+use tram_proto::name::Inbox;
+
+use crate::error::Error;
+use crate::place::Place;
+use crate::{InboxView, LinkView, NodeView, QueueView, StatusAnswer, TokenNewAnswer, TokenNewRequest, TokenView};
+
+/// An administrator's connection to a node. Cheap to clone; clones share the connection.
+#[derive(Debug, Clone)]
+pub struct Admin {
+    admin: AdminClient<Channel>,
+}
+
+impl Admin {
+    /// Connects to the node of `place`. While a node that has been set up is just starting, tries for 5 s.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`].
+    pub async fn connect(place: &Place) -> Result<Self, Error> {
+        let channel = place.open("admin.sock").await?;
+        Ok(Self { admin: AdminClient::new(channel).max_decoding_message_size(crate::ANSWER_BYTES) })
+    }
+
+    /// The node on one screen.
+    ///
+    /// # Errors
+    /// [`Error`], as for every call here.
+    pub async fn status(&self) -> Result<StatusAnswer, Error> {
+        Ok(self.admin.clone().status(api::StatusRequest {}).await?.into_inner())
+    }
+
+    /// Its links.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn links(&self) -> Result<Vec<LinkView>, Error> {
+        Ok(self.admin.clone().links(api::LinksRequest {}).await?.into_inner().links)
+    }
+
+    /// The nodes of its tree.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn nodes(&self) -> Result<Vec<NodeView>, Error> {
+        Ok(self.admin.clone().nodes(api::NodesRequest {}).await?.into_inner().nodes)
+    }
+
+    /// What waits, by next hop and class.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn queues(&self) -> Result<Vec<QueueView>, Error> {
+        Ok(self.admin.clone().queues(api::QueuesRequest {}).await?.into_inner().queues)
+    }
+
+    /// The inboxes declared here.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn inboxes(&self) -> Result<Vec<InboxView>, Error> {
+        Ok(self.admin.clone().inbox_list(api::InboxesRequest {}).await?.into_inner().inboxes)
+    }
+
+    /// Declares an inbox; nothing happens when it is there.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn create_inbox(&self, inbox: &Inbox) -> Result<(), Error> {
+        self.admin.clone().inbox_create(api::InboxName { name: inbox.to_string() }).await?;
+        Ok(())
+    }
+
+    /// Takes an inbox's declaration back.
+    ///
+    /// # Errors
+    /// [`Error`]; codes `no_such_inbox`, `inbox_not_empty`.
+    pub async fn remove_inbox(&self, inbox: &Inbox) -> Result<(), Error> {
+        self.admin.clone().inbox_remove(api::InboxName { name: inbox.to_string() }).await?;
+        Ok(())
+    }
+
+    /// Makes a token with which a new node joins.
+    ///
+    /// # Errors
+    /// [`Error`]; code `no_authority` when this node issues no certificates.
+    pub async fn new_token(&self, token: TokenNewRequest) -> Result<TokenNewAnswer, Error> {
+        Ok(self.admin.clone().token_new(token).await?.into_inner())
+    }
+
+    /// The tokens this node has made and still remembers.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn tokens(&self) -> Result<Vec<TokenView>, Error> {
+        Ok(self.admin.clone().token_list(api::TokenListRequest {}).await?.into_inner().tokens)
+    }
+
+    /// Cancels a token by its id or the node's name.
+    ///
+    /// # Errors
+    /// [`Error`]; code `no_such_token`.
+    pub async fn cancel_token(&self, token: &str) -> Result<(), Error> {
+        self.admin.clone().token_cancel(api::TokenCancelRequest { token: token.to_owned() }).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,180 @@
+//! The links: quinn endpoints, who is dialled, who is let in, and the tasks of each connection.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`endpoint`] | sockets and transport parameters |
+//! | [`dialer`], [`acceptor`] | how links come to be, from either end |
+//! | [`trust`] | what links ask of the PKI |
+//! | `session` | one connection: its tasks, its end |
+//! | `reader`, `writer` | frames in, frames out |
+//! | `transfer` | runs of units in: verified, then stored |
+//!
+//! Never decides what is sent: that is the core's affair. Guarantees that a peer's bytes are held to the limits of
+//! `tram_proto::limits`, that only verified units reach the spool, and that whatever ends a link is logged with the
+//! peer's name and told to the peer. DESIGN §4; `research/quic.md`.
+
+pub mod acceptor;
+pub mod dialer;
+pub mod endpoint;
+mod fault;
+mod offered;
+mod reader;
+mod run;
+mod session;
+mod signers;
+mod transfer;
+pub mod trust;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::fmt::Debug;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::watch;
+use tram_proto::id::{CertHash, Digest, NodeId};
+use tram_proto::manifest::Layout;
+use tram_proto::name::NodeName;
+use tram_proto::statement::Signed;
+use tram_relay::input::{Held, Row};
+
+use crate::clock::Clock;
+use crate::engine::handle::EngineHandle;
+use crate::link::trust::Trust;
+
+/// A repeated cause of one peer is logged once in this time, in milliseconds.
+const SAY_AGAIN_MS: u64 = 10 * 60 * 1000;
+/// Causes remembered for that; beyond them the memory starts anew.
+const CAUSES: usize = 1024;
+
+/// Why the spool did not do what a link asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SpoolFault {
+    /// No room now.
+    #[error("spool full")]
+    Full,
+    /// It is not there.
+    #[error("it is not in the spool")]
+    Missing,
+    /// Anything else.
+    #[error("{0}")]
+    Other(String),
+}
+
+/// What links ask of the spool. Every call may block on the disk.
+pub trait Spool: Send + Sync + 'static {
+    /// The envelope of a message.
+    ///
+    /// # Errors
+    /// [`SpoolFault`].
+    fn envelope(&self, row: Row) -> Result<Signed, SpoolFault>;
+    /// The payload of a message, when it is small.
+    ///
+    /// # Errors
+    /// [`SpoolFault`].
+    fn inline(&self, row: Row) -> Result<Option<Bytes>, SpoolFault>;
+    /// A receipt on its way.
+    ///
+    /// # Errors
+    /// [`SpoolFault`].
+    fn receipt(&self, row: Row) -> Result<Signed, SpoolFault>;
+    /// The certificates of a signer, leaf first.
+    ///
+    /// # Errors
+    /// [`SpoolFault`].
+    fn chain(&self, signer: &CertHash) -> Result<Option<Vec<Bytes>>, SpoolFault>;
+    /// Keeps the certificates of a signer.
+    ///
+    /// # Errors
+    /// [`SpoolFault`].
+    fn put_chain(&self, chain: &[Bytes]) -> Result<(), SpoolFault>;
+    /// What is here of a payload.
+    ///
+    /// # Errors
+    /// [`SpoolFault`].
+    fn held(&self, root: Digest, layout: Layout) -> Result<Held, SpoolFault>;
+    /// One unit of a payload.
+    ///
+    /// # Errors
+    /// [`SpoolFault`].
+    fn unit(&self, root: Digest, layout: Layout, number: u64) -> Result<Bytes, SpoolFault>;
+    /// Stores consecutive verified units; they are durable when this returns.
+    ///
+    /// # Errors
+    /// [`SpoolFault`].
+    fn store(&self, root: Digest, layout: Layout, first: u64, units: Vec<Bytes>) -> Result<(), SpoolFault>;
+}
+
+/// What all links of this node share.
+pub struct Here {
+    /// This node.
+    pub id: NodeId,
+    /// Its name.
+    pub name: NodeName,
+    /// Its clock.
+    pub clock: Clock,
+    /// The door to the core.
+    pub engine: EngineHandle,
+    /// The disk.
+    pub spool: Arc<dyn Spool>,
+    /// The PKI.
+    pub trust: Arc<dyn Trust>,
+    said: Mutex<HashMap<(String, String), u64>>,
+    open: watch::Sender<usize>,
+}
+
+impl Debug for Here {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Here").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Here {
+    /// Brings together what links need.
+    #[must_use]
+    pub fn new(
+        (id, name): (NodeId, NodeName),
+        clock: Clock,
+        engine: EngineHandle,
+        spool: Arc<dyn Spool>,
+        trust: Arc<dyn Trust>,
+    ) -> Arc<Self> {
+        let (said, open) = (Mutex::default(), watch::Sender::new(0));
+        Arc::new(Self { id, name, clock, engine, spool, trust, said, open })
+    }
+
+    /// Waits until every link has said bye and closed, at most so long.
+    pub async fn closed(&self, at_most: Duration) {
+        let mut open = self.open.subscribe();
+        let _ = tokio::time::timeout(at_most, open.wait_for(|open| *open == 0)).await;
+    }
+
+    /// Whether to log this cause for this peer now: each distinct one once in ten minutes.
+    fn is_news(&self, peer: &str, cause: &str) -> bool {
+        let now_ms = self.clock.mono_ms();
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (peer.to_owned(), cause.to_owned());
+        if said.get(&key).is_some_and(|at_ms| now_ms.saturating_sub(*at_ms) < SAY_AGAIN_MS) {
+            return false;
+        }
+        if said.len() >= CAUSES {
+            said.clear();
+        }
+        said.insert(key, now_ms);
+        true
+    }
+
+    /// Runs a call of the spool where it may block.
+    async fn on_disk<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&dyn Spool) -> Result<T, SpoolFault> + Send + 'static,
+    ) -> Result<T, SpoolFault> {
+        let spool = self.spool.clone();
+        let done = tokio::task::spawn_blocking(move || call(spool.as_ref())).await;
+        done.unwrap_or_else(|error| Err(SpoolFault::Other(error.to_string())))
+    }
+}

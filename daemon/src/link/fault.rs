@@ -1,0 +1,145 @@
+//! Why a link ends: whose fault it is, and what the peer is told.
+
+use quinn::{ConnectionError, ReadError, ReadExactError, WriteError};
+use tram_proto::error::WireError;
+use tram_relay::output::CloseReason;
+
+use crate::engine::handle::Stopped;
+use crate::link::SpoolFault;
+
+/// Codes of `Bye` and of the QUIC close that the daemon adds to [`CloseReason::code`].
+const PROTOCOL: u32 = CloseReason::Protocol("").code();
+const WRONG_BYTES: u32 = 7;
+const SPOOL_FULL: u32 = 8;
+const SPOOL: u32 = 9;
+const NOT_TRUSTED: u32 = 10;
+const STALLED: u32 = 11;
+
+/// Why a link ends.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Fault {
+    #[error("protocol error: {0}")]
+    Wire(#[from] WireError),
+    #[error("protocol error: {0}")]
+    Protocol(&'static str),
+    #[error("protocol error: a {frame} frame has no place on a {stream} stream")]
+    Misplaced { frame: &'static str, stream: &'static str },
+    #[error("{0} runs with bytes that are not those of the payload; the last: {1}")]
+    WrongBytes(u32, String),
+    #[error("a record was not believed: {0}")]
+    Record(String),
+    #[error("spool full")]
+    SpoolFull,
+    #[error("the spool failed: {0}")]
+    Spool(String),
+    #[error("the peer takes nothing: no stream was free for {0} s")]
+    Stalled(u64),
+    /// The core wants it so.
+    #[error("{0}")]
+    Core(CloseReason),
+    /// The peer said bye.
+    #[error("the peer closed the link: {reason} (code {code})")]
+    Bye { code: u32, reason: String },
+    #[error("{}", explain(.0))]
+    Lost(ConnectionError),
+    #[error("the daemon is stopping")]
+    Stopped,
+}
+
+impl Fault {
+    /// What to tell the peer, when it does not know yet.
+    pub(crate) fn farewell(&self) -> Option<(u32, String)> {
+        let code = match self {
+            Self::Wire(_) | Self::Protocol(_) | Self::Misplaced { .. } => PROTOCOL,
+            Self::WrongBytes(..) => WRONG_BYTES,
+            Self::Record(_) => NOT_TRUSTED,
+            Self::SpoolFull => SPOOL_FULL,
+            Self::Spool(_) => SPOOL,
+            Self::Stalled(_) => STALLED,
+            Self::Core(reason) => reason.code(),
+            Self::Stopped => CloseReason::Shutdown.code(),
+            Self::Bye { .. } | Self::Lost(_) => return None,
+        };
+        let text = match self {
+            // What went wrong on this disk is nobody else's business.
+            Self::Spool(_) => "the spool failed".to_owned(),
+            other => other.to_string(),
+        };
+        Some((code, text))
+    }
+
+    /// This node is stopping; nothing is dialled again.
+    pub(crate) const fn is_shutdown(&self) -> bool {
+        matches!(self, Self::Stopped | Self::Core(CloseReason::Shutdown))
+    }
+
+    /// Nobody's fault: not worth a warning.
+    pub(crate) const fn is_orderly(&self) -> bool {
+        matches!(self, Self::Stopped | Self::Core(CloseReason::Shutdown | CloseReason::Replaced) | Self::Bye { code: 0, .. })
+    }
+}
+
+impl From<Stopped> for Fault {
+    fn from(_: Stopped) -> Self {
+        Self::Stopped
+    }
+}
+
+impl From<SpoolFault> for Fault {
+    fn from(fault: SpoolFault) -> Self {
+        match fault {
+            SpoolFault::Full => Self::SpoolFull,
+            other => Self::Spool(other.to_string()),
+        }
+    }
+}
+
+impl From<ReadError> for Fault {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::ConnectionLost(error) => Self::Lost(error),
+            _ => Self::Protocol("a stream was reset"),
+        }
+    }
+}
+
+impl From<ReadExactError> for Fault {
+    fn from(error: ReadExactError) -> Self {
+        match error {
+            ReadExactError::FinishedEarly(_) => Self::Protocol("a stream ended in the middle"),
+            ReadExactError::ReadError(error) => error.into(),
+        }
+    }
+}
+
+impl From<WriteError> for Fault {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::ConnectionLost(error) => Self::Lost(error),
+            _ => Self::Protocol("a stream was stopped"),
+        }
+    }
+}
+
+/// A connection's end in words: TLS refusals as the PKI put them, no Rust in them.
+pub(crate) fn explain(error: &ConnectionError) -> String {
+    match error {
+        ConnectionError::TransportError(error) => tram_pki::verify::plain_reason(&error.reason).to_owned(),
+        ConnectionError::ConnectionClosed(close) => {
+            let text = String::from_utf8_lossy(&close.reason);
+            let reason = tram_pki::verify::plain_reason(&text);
+            if reason.is_empty() {
+                format!("the peer refused: {}", close.error_code)
+            } else {
+                format!("the peer refused: {reason}")
+            }
+        }
+        ConnectionError::ApplicationClosed(close) => {
+            format!("the peer closed the link: {} (code {})", String::from_utf8_lossy(&close.reason), close.error_code)
+        }
+        ConnectionError::Reset => "the peer has restarted".to_owned(),
+        ConnectionError::TimedOut => "the peer has not been heard of for too long".to_owned(),
+        ConnectionError::LocallyClosed => "this node closed it".to_owned(),
+        other => other.to_string(),
+    }
+}

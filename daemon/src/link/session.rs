@@ -1,0 +1,203 @@
+//! One connection: who is there, the tasks that serve it, and its end.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use quinn::{Connection, RecvStream, SendStream, VarInt};
+use rustls_pki_types::CertificateDer;
+use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tram_proto::frame::{Frame, StreamKind};
+use tram_proto::id::Digest;
+use tram_proto::limits::REASON_BYTES;
+use tram_relay::input::{Input, LinkId, Side, Signer};
+
+use crate::engine::handle::{LINK_COMMANDS, Request, Stopped};
+use crate::link::fault::Fault;
+use crate::link::offered::Offered;
+use crate::link::writer::{self, Letter, Queue};
+use crate::link::{Here, reader};
+
+/// A bye is given so long to reach the peer. quinn 0.11 loses a close while it is congested, a bye it does not.
+const BYE: Duration = Duration::from_millis(500);
+/// The dialler opens the control stream at once; this allows for a slow line.
+const CONTROL: Duration = Duration::from_secs(10);
+/// Transfers of the lower classes that are read at once. Each holds at most one run of 4 MiB.
+const READERS: usize = 3;
+/// The same for flash and immediate.
+const URGENT_READERS: usize = 1;
+
+/// What the tasks of one link share.
+pub(crate) struct Link {
+    pub(crate) here: Arc<Here>,
+    pub(crate) id: LinkId,
+    pub(crate) peer: Signer,
+    pub(crate) readers: Semaphore,
+    pub(crate) urgent_readers: Semaphore,
+    /// Head and pages that were verified of late, by root and number, until they can be read from the spool.
+    pub(crate) manifests: Mutex<VecDeque<(Digest, u64, Bytes)>>,
+    pub(crate) manifest_came: Notify,
+    pub(crate) wrong_runs: AtomicU32,
+    offered: Mutex<Offered>,
+    kinds_seen: AtomicU8,
+    heard: AtomicBool,
+    on_heard: Box<dyn Fn() + Send + Sync>,
+}
+
+impl Link {
+    pub(crate) fn offered(&self) -> MutexGuard<'_, Offered> {
+        self.offered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes a stream; false if one of that kind is open already.
+    pub(crate) fn first_of(&self, kind: StreamKind) -> bool {
+        let bit = match kind {
+            StreamKind::Class(precedence) => 1 << (precedence as u8),
+            StreamKind::Receipts => 1 << 5,
+            StreamKind::Control => 1 << 6,
+            StreamKind::Transfer => return true,
+        };
+        self.kinds_seen.fetch_or(bit, Ordering::Relaxed) & bit == 0
+    }
+
+    /// The peer speaks: its end of the handshake is done too.
+    pub(crate) fn heard(&self) {
+        if !self.heard.swap(true, Ordering::Relaxed) {
+            (self.on_heard)();
+        }
+    }
+
+    pub(crate) async fn tell(&self, input: Input) -> Result<(), Stopped> {
+        self.here.engine.input(input).await
+    }
+
+    pub(crate) fn warn(&self, what: &str) {
+        if self.here.is_news(self.peer.name.as_str(), what) {
+            tracing::warn!(peer = %self.peer.name, "{what}");
+        }
+    }
+}
+
+fn peer_of(here: &Here, connection: &Connection) -> Result<Signer, String> {
+    let identity = connection.peer_identity().and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok());
+    here.trust.peer(&identity.ok_or("the peer showed no certificate")?)
+}
+
+/// Opens the control stream, or waits for it on the side that was dialled.
+async fn control_stream(connection: &Connection, side: Side) -> Result<(SendStream, RecvStream), Fault> {
+    match side {
+        Side::Up(_) => {
+            let (mut send, recv) = connection.open_bi().await.map_err(Fault::Lost)?;
+            send.write_all(&[StreamKind::Control.to_byte()]).await?;
+            Ok((send, recv))
+        }
+        Side::Down => {
+            let (send, mut recv) = connection.accept_bi().await.map_err(Fault::Lost)?;
+            match reader::kind_of(&mut recv).await? {
+                StreamKind::Control => Ok((send, recv)),
+                _ => Err(Fault::Protocol("the first stream is not the control stream")),
+            }
+        }
+    }
+}
+
+fn close(connection: &Connection, fault: &Fault) {
+    let (code, reason) = fault.farewell().unwrap_or_default();
+    connection.close(VarInt::from_u32(code), clip(&reason).as_bytes());
+}
+
+/// A reason that fits a bye.
+fn clip(text: &str) -> &str {
+    let end = (0..=text.len().min(REASON_BYTES)).rev().find(|end| text.is_char_boundary(*end));
+    text.get(..end.unwrap_or(0)).unwrap_or_default()
+}
+
+/// Serves a connection until it ends, and says why it ended. `on_heard` is called at the peer's first word.
+pub(crate) async fn run(
+    here: Arc<Here>,
+    connection: Connection,
+    side: Side,
+    on_heard: impl Fn() + Send + Sync + 'static,
+) -> Fault {
+    let peer = match peer_of(&here, &connection) {
+        Ok(peer) => peer,
+        Err(_) => {
+            let fault = Fault::Protocol("the certificate is not a node's");
+            close(&connection, &fault);
+            return fault;
+        }
+    };
+    let control = tokio::time::timeout(CONTROL, control_stream(&connection, side));
+    let (send, recv) = match control.await.unwrap_or(Err(Fault::Protocol("no control stream was opened"))) {
+        Ok(streams) => streams,
+        Err(fault) => {
+            close(&connection, &fault);
+            return fault;
+        }
+    };
+    let link = Arc::new(Link {
+        id: LinkId(here.engine.unique()),
+        here: here.clone(),
+        peer: peer.clone(),
+        readers: Semaphore::new(READERS),
+        urgent_readers: Semaphore::new(URGENT_READERS),
+        manifests: Mutex::default(),
+        manifest_came: Notify::new(),
+        wrong_runs: AtomicU32::new(0),
+        offered: Mutex::default(),
+        kinds_seen: AtomicU8::new(0),
+        heard: AtomicBool::new(false),
+        on_heard: Box::new(on_heard),
+    });
+    here.open.send_modify(|open| *open += 1);
+    let fault = serve(&link, &connection, side, (send, recv)).await;
+    let _ = link.tell(Input::LinkDown { link: link.id }).await;
+    here.open.send_modify(|open| *open -= 1);
+    fault
+}
+
+async fn serve(link: &Arc<Link>, connection: &Connection, side: Side, control: (SendStream, RecvStream)) -> Fault {
+    let (writer, outputs) = mpsc::channel(LINK_COMMANDS);
+    let up = Request::LinkUp { link: link.id, peer: link.peer.clone(), side, writer };
+    if link.here.engine.request(up).await.is_err() {
+        close(connection, &Fault::Stopped);
+        return Fault::Stopped;
+    }
+    let (send, recv) = control;
+    let (queue, letters) = Queue::new();
+    let mut last_words = tokio::spawn(writer::stream(link.clone(), send, letters));
+
+    let mut tasks = JoinSet::new();
+    tasks.spawn(reader::control(link.clone(), recv));
+    tasks.spawn(reader::streams(link.clone(), connection.clone()));
+    tasks.spawn(writer::run(link.clone(), connection.clone(), outputs, queue.clone()));
+    let fault = loop {
+        tokio::select! {
+            Some(done) = tasks.join_next() => match done {
+                Ok(Ok(())) => {}
+                Ok(Err(fault)) => break fault,
+                Err(error) => break Fault::Spool(error.to_string()),
+            },
+            error = connection.closed() => break Fault::Lost(error),
+        }
+    };
+    tasks.shutdown().await;
+    if let Some((code, reason)) = fault.farewell() {
+        queue.push(Letter::Frame(Frame::Bye { code, reason: clip(&reason).to_owned() }), None);
+        drop(queue);
+        let _ = tokio::time::timeout(BYE, &mut last_words).await;
+    }
+    last_words.abort();
+    close(connection, &fault);
+    match fault {
+        // The tasks see only that their streams broke; the connection knows why.
+        Fault::Lost(_) | Fault::Protocol("a stream was reset" | "a stream was stopped") => match connection.close_reason() {
+            Some(error) if error != quinn::ConnectionError::LocallyClosed => Fault::Lost(error),
+            _ => fault,
+        },
+        fault => fault,
+    }
+}

@@ -1,0 +1,231 @@
+//! Frames out: takes the core's outputs for one link and writes each to its stream.
+//!
+//! One task deals them out, one task per stream writes, so that a stream the peer does not read stops only itself. What
+//! waits is bounded: [`LINK_COMMANDS`] outputs in the channel and as many dealt out.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use quinn::{Connection, SendStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tram_proto::envelope::Precedence;
+use tram_proto::frame::{Frame, Offer, Recipient, StreamKind, Visit};
+use tram_proto::id::CertHash;
+use tram_proto::receipt::Stamp;
+use tram_proto::statement::Signed;
+use tram_relay::input::Row;
+use tram_relay::output::Output;
+
+use crate::engine::handle::LINK_COMMANDS;
+use crate::link::fault::Fault;
+use crate::link::run;
+use crate::link::session::Link;
+use crate::link::{Spool, SpoolFault};
+
+/// Letters loaded and written at once on one stream.
+const BATCH: usize = 32;
+/// Signers remembered as introduced on one stream; beyond them all are introduced again.
+const INTRODUCED: usize = 16_384;
+
+/// QUIC priorities are strict. A class's runs stand below its envelopes, in the order the core gave them, so that an
+/// earlier run is whole before a later one takes room.
+const STEP: i32 = 1 << 20;
+
+/// The QUIC priority of a stream.
+pub(crate) const fn priority(kind: StreamKind) -> i32 {
+    let level = match kind {
+        StreamKind::Control => 100,
+        StreamKind::Receipts => 90,
+        StreamKind::Class(Precedence::Flash) => 80,
+        StreamKind::Class(Precedence::Immediate) => 70,
+        StreamKind::Class(Precedence::Priority) => 60,
+        // The core shares the line between these two; QUIC must not.
+        StreamKind::Class(Precedence::Routine | Precedence::Bulk) | StreamKind::Transfer => 20,
+    };
+    level * STEP
+}
+
+/// The QUIC priority of the link's nth run.
+pub(crate) const fn run_priority(precedence: Precedence, nth: u32) -> i32 {
+    priority(StreamKind::Class(precedence)) - 1 - (nth % (STEP as u32 - 1)) as i32
+}
+
+/// Something to write on one stream.
+#[derive(Debug)]
+pub(crate) enum Letter {
+    Frame(Frame),
+    Record { record: Signed, flood: bool },
+    Offer { number: u64, row: Row, visit: Visit, recipients: Vec<Recipient>, stamps: Vec<Stamp> },
+    Receipt { number: u64, row: Row },
+}
+
+type Posted = (Letter, Option<OwnedSemaphorePermit>);
+
+/// What waits for one stream.
+#[derive(Clone)]
+pub(crate) struct Queue(mpsc::UnboundedSender<Posted>);
+
+impl Queue {
+    pub(crate) fn new() -> (Self, mpsc::UnboundedReceiver<Posted>) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        (Self(sender), receiver)
+    }
+
+    /// Its place among the [`LINK_COMMANDS`] is free again when the letter is written.
+    pub(crate) fn push(&self, letter: Letter, place: Option<OwnedSemaphorePermit>) {
+        // A stream that is gone takes the link with it, which tells the core.
+        let _ = self.0.send((letter, place));
+    }
+}
+
+/// The long-lived streams besides control.
+const KINDS: [StreamKind; 6] = [
+    StreamKind::Receipts,
+    StreamKind::Class(Precedence::Flash),
+    StreamKind::Class(Precedence::Immediate),
+    StreamKind::Class(Precedence::Priority),
+    StreamKind::Class(Precedence::Routine),
+    StreamKind::Class(Precedence::Bulk),
+];
+
+/// Deals out the core's outputs until it wants the link closed.
+pub(crate) async fn run(
+    link: Arc<Link>,
+    connection: Connection,
+    mut outputs: mpsc::Receiver<Output>,
+    control: Queue,
+) -> Result<(), Fault> {
+    let mut tasks = JoinSet::new();
+    // Opened before anything else can take up the peer's permits: flash never waits for a transfer to end.
+    let mut queues = Vec::with_capacity(KINDS.len());
+    for kind in KINDS {
+        let mut send = connection.open_uni().await.map_err(Fault::Lost)?;
+        let _ = send.set_priority(priority(kind));
+        send.write_all(&[kind.to_byte()]).await?;
+        let (queue, letters) = Queue::new();
+        tasks.spawn(stream(link.clone(), send, letters));
+        queues.push((kind, queue));
+    }
+    let (urgent, ordinary) = (mpsc::unbounded_channel(), mpsc::unbounded_channel());
+    tasks.spawn(run::send(link.clone(), connection.clone(), urgent.1, true));
+    tasks.spawn(run::send(link.clone(), connection, ordinary.1, false));
+
+    let places = Arc::new(Semaphore::new(LINK_COMMANDS));
+    let post = |kind: StreamKind, letter: Letter, place| match queues.iter().find(|(other, _)| *other == kind) {
+        Some((_, queue)) => queue.push(letter, place),
+        None => control.push(letter, place),
+    };
+    loop {
+        let output = tokio::select! {
+            output = outputs.recv() => output.ok_or(Fault::Stopped)?,
+            Some(done) = tasks.join_next() => {
+                done.unwrap_or(Err(Fault::Protocol("a writer failed")))?;
+                continue;
+            }
+        };
+        let place = places.clone().acquire_owned().await.ok();
+        match output {
+            Output::Send { frame, .. } => post(StreamKind::Control, Letter::Frame(frame), place),
+            Output::SendRecord { record, flood, .. } => {
+                post(StreamKind::Control, Letter::Record { record, flood }, place);
+            }
+            Output::SendReceipt { number, row, .. } => {
+                post(StreamKind::Receipts, Letter::Receipt { number, row }, place);
+            }
+            Output::SendOffer { number, row, precedence, visit, recipients, stamps, .. } => {
+                let letter = Letter::Offer { number, row, visit, recipients, stamps };
+                post(StreamKind::Class(precedence), letter, place);
+            }
+            Output::SendRun { root, payload_bytes, first, count, precedence, .. } => {
+                let queue = if run::is_urgent(precedence) { &urgent.0 } else { &ordinary.0 };
+                let _ = queue.send((run::Run { root, payload_bytes, first, count, precedence }, place));
+            }
+            Output::Close { reason, .. } => return Err(Fault::Core(reason)),
+            other => tracing::error!("an output that is no link's reached a link: {other:?}"),
+        }
+    }
+}
+
+/// Writes one stream's letters in order until no more can come, then ends the stream and waits for the peer to have it.
+pub(crate) async fn stream(
+    link: Arc<Link>,
+    mut send: SendStream,
+    mut letters: mpsc::UnboundedReceiver<Posted>,
+) -> Result<(), Fault> {
+    let mut introduced = HashSet::new();
+    let mut batch = Vec::with_capacity(BATCH);
+    while letters.recv_many(&mut batch, BATCH).await > 0 {
+        let (posted, places): (Vec<_>, Vec<_>) = batch.drain(..).unzip();
+        let mut frames = if posted.iter().all(|letter| matches!(letter, Letter::Frame(_))) {
+            posted.into_iter().filter_map(|letter| if let Letter::Frame(f) = letter { Some(f.encode()) } else { None }).collect()
+        } else {
+            let clerk = link.clone();
+            let load = move |spool: &dyn Spool| {
+                let frames = compose(&clerk, spool, posted, &mut introduced);
+                Ok((frames, introduced))
+            };
+            let (frames, back) = link.here.on_disk(load).await?;
+            introduced = back;
+            frames
+        };
+        send.write_all_chunks(&mut frames).await?;
+        drop(places);
+    }
+    let _ = send.finish();
+    let _ = send.stopped().await;
+    Ok(())
+}
+
+/// Loads what the letters name and encodes it. What cannot be loaded is left out: the core deleted it meanwhile, or the
+/// spool has set it aside and raised the alarm.
+fn compose(link: &Link, spool: &dyn Spool, letters: Vec<Letter>, introduced: &mut HashSet<CertHash>) -> Vec<Bytes> {
+    let mut frames = Vec::with_capacity(letters.len());
+    for letter in letters {
+        match load(spool, letter) {
+            Ok((signer, frame)) => {
+                if let Some(signer) = signer {
+                    introduce(link, spool, signer, introduced, &mut frames);
+                }
+                frames.push(frame.encode());
+            }
+            Err(SpoolFault::Missing) => tracing::debug!(peer = %link.peer.name, "what was to be sent is gone"),
+            Err(why) => link.warn(&format!("something that was to be sent cannot be read: {why}")),
+        }
+    }
+    frames
+}
+
+fn load(spool: &dyn Spool, letter: Letter) -> Result<(Option<CertHash>, Frame), SpoolFault> {
+    let of = |signed: &Signed| Some(signed.signature.signer);
+    Ok(match letter {
+        Letter::Frame(frame) => (None, frame),
+        Letter::Record { record, flood } => (of(&record), Frame::Record { record, flood }),
+        Letter::Receipt { number, row } => {
+            let receipt = spool.receipt(row)?;
+            (of(&receipt), Frame::Receipt { number, receipt })
+        }
+        Letter::Offer { number, row, visit, recipients, stamps } => {
+            let (envelope, inline) = (spool.envelope(row)?, spool.inline(row)?);
+            (of(&envelope), Frame::Offer(Offer { number, envelope, visit, recipients, stamps, inline }))
+        }
+    })
+}
+
+fn introduce(link: &Link, spool: &dyn Spool, signer: CertHash, introduced: &mut HashSet<CertHash>, frames: &mut Vec<Bytes>) {
+    if introduced.contains(&signer) {
+        return;
+    }
+    match spool.chain(&signer) {
+        Ok(Some(chain)) => {
+            if introduced.len() >= INTRODUCED {
+                introduced.clear();
+            }
+            introduced.insert(signer);
+            frames.push(Frame::Chain(chain).encode());
+        }
+        Ok(None) => link.warn(&format!("the certificates of signer {signer} are not in the spool")),
+        Err(why) => link.warn(&format!("the certificates of signer {signer} cannot be read: {why}")),
+    }
+}

@@ -1,0 +1,101 @@
+//! How a "no" looks on the socket: a gRPC status with a stable word and whether to try again.
+
+use tonic::metadata::MetadataValue;
+use tonic::{Code, Status};
+use tram_proto::error::WireError;
+use tram_relay::output::{InboxRefused, SubmitRefused};
+
+use super::station::IssuerError;
+use super::store::StoreError;
+use crate::engine::handle::Stopped;
+
+fn make(code: Code, word: &'static str, retryable: bool, message: impl Into<String>) -> Status {
+    let mut status = Status::new(code, message);
+    let metadata = status.metadata_mut();
+    metadata.insert("tram-code", MetadataValue::from_static(word));
+    metadata.insert("tram-retryable", MetadataValue::from_static(if retryable { "true" } else { "false" }));
+    status
+}
+
+/// The caller's credentials do not allow it.
+pub(super) fn not_permitted(message: impl Into<String>) -> Status {
+    make(Code::PermissionDenied, "not_permitted", false, message)
+}
+
+/// The request cannot be meant.
+pub(super) fn invalid(message: impl std::fmt::Display) -> Status {
+    make(Code::InvalidArgument, "invalid", false, message.to_string())
+}
+
+pub(super) fn no_such_inbox(inbox: &tram_proto::name::Inbox) -> Status {
+    inbox_refused(&InboxRefused::Unknown(inbox.clone()))
+}
+
+pub(super) fn no_such_message() -> Status {
+    make(Code::NotFound, "no_such_message", false, "this node does not know a message of that id")
+}
+
+pub(super) fn no_authority() -> Status {
+    let message = "this node issues no certificates: make the token at the node above, or at central";
+    make(Code::FailedPrecondition, "no_authority", false, message)
+}
+
+/// The caller fell behind in a stream that cannot be repeated from where it was.
+pub(super) fn lagged() -> Status {
+    make(Code::Aborted, "lagged", true, "events came faster than they were read; watch again")
+}
+
+/// The daemon is going down.
+pub(super) fn stopping() -> Status {
+    make(Code::Unavailable, "stopping", true, Stopped.to_string())
+}
+
+/// A task of this module failed.
+pub(super) fn broken(error: impl std::fmt::Display) -> Status {
+    make(Code::Internal, "failed", false, error.to_string())
+}
+
+pub(super) fn submit_refused(why: &SubmitRefused) -> Status {
+    let message = why.to_string();
+    match why {
+        SubmitRefused::Invalid(_) => make(Code::InvalidArgument, "invalid", false, message),
+        SubmitRefused::LabelNotPermitted(_) => make(Code::PermissionDenied, "label_not_permitted", false, message),
+        SubmitRefused::KeyTaken { .. } => make(Code::AlreadyExists, "key_taken", false, message),
+        SubmitRefused::SpoolFull { .. } => make(Code::ResourceExhausted, "spool_full", true, message),
+        SubmitRefused::TooMany(_) => make(Code::ResourceExhausted, "too_many", true, message),
+        SubmitRefused::Starting => make(Code::Unavailable, "starting", true, message),
+    }
+}
+
+pub(super) fn inbox_refused(why: &InboxRefused) -> Status {
+    let message = why.to_string();
+    match why {
+        InboxRefused::Unknown(_) => make(Code::NotFound, "no_such_inbox", false, message),
+        InboxRefused::NotEmpty { .. } => make(Code::FailedPrecondition, "inbox_not_empty", false, message),
+        InboxRefused::TooMany(_) => make(Code::ResourceExhausted, "too_many", false, message),
+    }
+}
+
+pub(super) fn issuer_refused(why: &IssuerError) -> Status {
+    let message = why.to_string();
+    match why {
+        IssuerError::Invalid(_) => make(Code::InvalidArgument, "invalid", false, message),
+        IssuerError::Taken(_) => make(Code::FailedPrecondition, "name_taken", false, message),
+        IssuerError::NoSuchToken(_) => make(Code::NotFound, "no_such_token", false, message),
+        IssuerError::Failed(_) => make(Code::Internal, "failed", false, message),
+    }
+}
+
+pub(super) fn store_failed(why: &StoreError) -> Status {
+    let message = why.to_string();
+    match why {
+        StoreError::Full => make(Code::ResourceExhausted, "spool_full", true, message),
+        StoreError::Damaged(_) => make(Code::DataLoss, "spool_damaged", false, message),
+        StoreError::Failed(_) => make(Code::Internal, "spool_failed", false, message),
+    }
+}
+
+/// A record of the spool cannot be read.
+pub(super) fn damaged(error: &WireError) -> Status {
+    store_failed(&StoreError::Damaged(error.to_string()))
+}

@@ -1,0 +1,176 @@
+//! What the local sockets need of the rest of the daemon, beside engine and spool.
+
+use tram_proto::id::NodeId;
+use tram_proto::name::{NodeName, Role, Zone};
+
+/// What never changes while the daemon runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The node's id.
+    pub node: NodeId,
+    /// Its name.
+    pub name: NodeName,
+    /// Its overlay's zone.
+    pub zone: Zone,
+    /// What it is in the tree.
+    pub role: Role,
+    /// Its name for people; may be empty.
+    pub title: String,
+    /// When the daemon started, Unix milliseconds.
+    pub started_ms: u64,
+}
+
+/// A certificate this node depends on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Certificate {
+    /// Whose.
+    pub name: String,
+    /// `node`, `issuer` or `root`.
+    pub kind: &'static str,
+    /// When it ends, Unix milliseconds.
+    pub not_after_ms: u64,
+}
+
+/// How it stands with the connection to a neighbour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wire {
+    /// The connection is open.
+    Open,
+    /// This node is dialling.
+    Connecting,
+    /// Closed, and nobody tries just now.
+    Down,
+    /// The neighbour's certificate was revoked, or ours.
+    Revoked,
+}
+
+/// What the link tasks know of one neighbour.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkFacts {
+    /// The neighbour.
+    pub peer: NodeName,
+    /// Whether it is an uplink.
+    pub uplink: bool,
+    /// How it stands.
+    pub wire: Wire,
+    /// Its address, or the one that is dialled.
+    pub address: String,
+    /// Since when it stands so, Unix milliseconds.
+    pub since_ms: u64,
+    /// Round-trip time in microseconds, when the connection is open.
+    pub rtt_us: Option<u64>,
+    /// Bytes sent over this connection.
+    pub sent_bytes: u64,
+    /// Bytes received over this connection.
+    pub received_bytes: u64,
+    /// Why it is not open; may be empty.
+    pub error: String,
+}
+
+/// What the daemon knows of this node that the engine does not. Calls return at once.
+pub trait Station: Send + Sync + 'static {
+    /// Who this node is.
+    fn identity(&self) -> Identity;
+    /// The certificates it depends on, its own first.
+    fn certificates(&self) -> Vec<Certificate>;
+    /// Every uplink of the config and every connection there is.
+    fn links(&self) -> Vec<LinkFacts>;
+    /// This machine's clock, Unix milliseconds.
+    fn now_ms(&self) -> u64;
+}
+
+/// Why the PKI says no.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum IssuerError {
+    /// What was asked for cannot be.
+    #[error("{0}")]
+    Invalid(String),
+    /// The name is another's, or a token for it is live.
+    #[error("{0}")]
+    Taken(String),
+    /// No live token of that id or for that name.
+    #[error("there is no live token {0:?}: see `tram token list`")]
+    NoSuchToken(String),
+    /// The store of the PKI failed.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// What a token is to grant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenOrder {
+    /// The name of the node that will join.
+    pub name: NodeName,
+    /// What it will be.
+    pub role: Role,
+    /// How long the token lives, in milliseconds; `None` is 24 hours.
+    pub ttl_ms: Option<u64>,
+    /// `NODE@HOST:PORT` of its uplink; `None` is this node.
+    pub uplink: Option<String>,
+}
+
+/// A token, made just now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenMade {
+    /// Its public half.
+    pub id: String,
+    /// The line to hand over. Secret.
+    pub line: String,
+    /// Until when it can be used, Unix milliseconds.
+    pub expires_ms: u64,
+}
+
+/// A token as the registry knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenFacts {
+    /// Its public half.
+    pub id: String,
+    /// For which name.
+    pub name: NodeName,
+    /// For which role.
+    pub role: Role,
+    /// `live`, `used`, `expired` or `cancelled`.
+    pub state: &'static str,
+    /// When it was made, Unix milliseconds.
+    pub created_ms: u64,
+    /// Until when it can be used, Unix milliseconds.
+    pub expires_ms: u64,
+}
+
+/// A node as the registry knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registered {
+    /// Its id.
+    pub node: NodeId,
+    /// Its name.
+    pub name: NodeName,
+    /// Its role.
+    pub role: Role,
+    /// When its newest certificate ends, Unix milliseconds.
+    pub not_after_ms: u64,
+}
+
+/// The PKI of a node that issues certificates. Every call may block.
+pub trait Issuer: Send + Sync + 'static {
+    /// Makes a token.
+    ///
+    /// # Errors
+    /// [`IssuerError`], as for every call here.
+    fn new_token(&self, order: TokenOrder) -> Result<TokenMade, IssuerError>;
+    /// Tokens that are remembered.
+    ///
+    /// # Errors
+    /// [`IssuerError`].
+    fn tokens(&self) -> Result<Vec<TokenFacts>, IssuerError>;
+    /// Cancels a live token, by id or node name.
+    ///
+    /// # Errors
+    /// [`IssuerError`].
+    fn cancel_token(&self, token: &str) -> Result<(), IssuerError>;
+    /// Nodes that were admitted.
+    ///
+    /// # Errors
+    /// [`IssuerError`].
+    fn nodes(&self) -> Result<Vec<Registered>, IssuerError>;
+}

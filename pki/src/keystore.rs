@@ -1,0 +1,482 @@
+//! A node's keys and certificates on disk, read with suspicion.
+//!
+//! Owns the names and forms of the files in the pki directory. Guarantees that what [`NodeKeys::load`] returns fits
+//! together: the key is the certificate's, the chain ends in the root, the certificate is a node's. An expired
+//! certificate still loads, because it must never keep a daemon from starting. `research/pki.md` §5 row 21.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use aws_lc_rs::rand;
+use aws_lc_rs::signature::KeyPair as _;
+use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
+use rustls_pki_types::pem::{self, PemObject as _, SectionKind};
+use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use tram_proto::id::NodeId;
+use tram_proto::name::{NodeName, Role, Zone};
+
+use crate::authority::{Authority, AuthorityError, Subject};
+use crate::csr::LeafKey;
+use crate::enrol::Joined;
+use crate::files::{self, Access, FileError};
+use crate::policy::{self, Peer};
+use crate::registry::{Registry, RegistryError};
+use crate::statement::Signer;
+use crate::trust::{ChainError, Trust, TrustError};
+
+/// The trust anchor: the overlay's root certificate, and during a rotation both.
+pub const ROOT_PEM: &str = "root.pem";
+/// The root's private key; only where the overlay was founded, until it is taken offline.
+pub const ROOT_KEY: &str = "root.key";
+/// The issuing CA's certificate.
+pub const CA_PEM: &str = "ca.pem";
+/// The issuing CA's private key.
+pub const CA_KEY: &str = "ca.key";
+/// The node's certificate, then its issuer's.
+pub const NODE_PEM: &str = "node.pem";
+/// The node's private key.
+pub const NODE_KEY: &str = "node.key";
+/// 64 random bytes from which QUIC's stateless reset tokens are made.
+pub const QUIC_RESET_KEY: &str = "quic-reset.key";
+/// 64 random bytes from which QUIC's address tokens are made.
+pub const QUIC_TOKEN_KEY: &str = "quic-token.key";
+
+/// What is wrong with the keys on disk. Every message names the path.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeyError {
+    /// The file itself.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// Not the PEM it should be.
+    #[error("{path} cannot be used: {why}", path = path.display())]
+    Pem {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// Too few or too many certificates or keys in one file.
+    #[error("{path} holds {got} sections of the right kind; expected {expected}", path = path.display())]
+    Count {
+        /// Which file.
+        path: PathBuf,
+        /// How many there should be; 0 stands for at least one.
+        expected: usize,
+        /// How many there are.
+        got: usize,
+    },
+    /// Key and certificate belong to different nodes or times.
+    #[error("{key} is not the key of the certificate in {certificate}: restore both from the same backup", key = key.display(), certificate = certificate.display())]
+    Mismatch {
+        /// The key's file.
+        key: PathBuf,
+        /// The certificate's file.
+        certificate: PathBuf,
+    },
+    /// The roots make no overlay.
+    #[error("{path}: {source}", path = path.display())]
+    Trust {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        source: TrustError,
+    },
+    /// The chain does not end in the roots beside it, or the leaf is not a node's.
+    #[error("{path}: {source}", path = path.display())]
+    Chain {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        source: ChainError,
+    },
+    /// A raw secret has the wrong length.
+    #[error("{path} has {got} bytes; expected {expected}: restore it from a backup", path = path.display())]
+    Length {
+        /// Which file.
+        path: PathBuf,
+        /// How long it is, in bytes.
+        got: usize,
+        /// How long it should be, in bytes.
+        expected: usize,
+    },
+    /// The operating system gave no random bytes.
+    #[error("the system gave no random bytes")]
+    Random,
+}
+
+/// Random bytes from the system.
+pub(crate) fn random<const N: usize>() -> Result<[u8; N], KeyError> {
+    let mut bytes = [0; N];
+    rand::fill(&mut bytes).map_err(|_| KeyError::Random)?;
+    Ok(bytes)
+}
+
+/// A random node id: a UUID of version 4.
+pub(crate) fn random_node_id() -> Result<NodeId, KeyError> {
+    Ok(NodeId(uuid::Builder::from_random_bytes(random()?).into_uuid().into_bytes()))
+}
+
+pub(crate) fn write_key(path: &Path, key: &KeyPair) -> Result<(), KeyError> {
+    Ok(files::write(path, key.serialize_pem().as_bytes(), Access::Secret)?)
+}
+
+pub(crate) fn write_certificates(path: &Path, certificates: &[CertificateDer<'static>]) -> Result<(), KeyError> {
+    let mut text = String::new();
+    for certificate in certificates {
+        text.push_str("-----BEGIN CERTIFICATE-----\n");
+        push_base64(certificate, &mut text);
+        text.push_str("-----END CERTIFICATE-----\n");
+    }
+    Ok(files::write(path, text.as_bytes(), Access::Public)?)
+}
+
+fn push_base64(bytes: &[u8], out: &mut String) {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    // 48 bytes are a line of 64 characters.
+    for line in bytes.chunks(48) {
+        for group in line.chunks(3) {
+            let bits = group.iter().fold(0_u32, |bits, b| bits << 8 | u32::from(*b)) << (8 * (3 - group.len()));
+            for at in 0..4 {
+                let symbol = ALPHABET[(bits >> (18 - 6 * at) & 63) as usize];
+                out.push(if at <= group.len() { char::from(symbol) } else { '=' });
+            }
+        }
+        out.push('\n');
+    }
+}
+
+fn sections(path: &Path, access: Access) -> Result<Vec<(SectionKind, Vec<u8>)>, KeyError> {
+    let bytes = files::read(path, access)?;
+    <(SectionKind, Vec<u8>)>::pem_slice_iter(&bytes).collect::<Result<_, _>>().map_err(|error| {
+        let why = match error {
+            pem::Error::MissingSectionEnd { .. } => "it is cut short: its END line is missing".to_owned(),
+            other => format!("it is not PEM ({other})"),
+        };
+        KeyError::Pem { path: path.to_owned(), why }
+    })
+}
+
+/// Reads a file of one or more certificates.
+pub(crate) fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, KeyError> {
+    let all = sections(path, Access::Public)?;
+    if all.iter().any(|(kind, _)| *kind != SectionKind::Certificate) {
+        let why = "it holds something other than certificates".to_owned();
+        return Err(KeyError::Pem { path: path.to_owned(), why });
+    }
+    if all.is_empty() {
+        return Err(KeyError::Pem { path: path.to_owned(), why: "it holds no certificate".to_owned() });
+    }
+    Ok(all.into_iter().map(|(_, der)| der.into()).collect())
+}
+
+/// Reads a file of exactly one PKCS #8 key.
+pub(crate) fn read_key(path: &Path) -> Result<PrivatePkcs8KeyDer<'static>, KeyError> {
+    match <[_; 1]>::try_from(sections(path, Access::Secret)?) {
+        Ok([(SectionKind::PrivateKey, der)]) => Ok(der.into()),
+        Ok(_) => {
+            let why = "it does not hold a PKCS #8 private key".to_owned();
+            Err(KeyError::Pem { path: path.to_owned(), why })
+        }
+        Err(all) => Err(KeyError::Count { path: path.to_owned(), expected: 1, got: all.len() }),
+    }
+}
+
+/// The key a joining node asks a certificate for: written durably before it is first used, and the same one on every
+/// later try, so that a lost answer never strands the token.
+///
+/// # Errors
+/// [`KeyError`]; [`FileError::Exists`] when `dir` already holds a node's certificate.
+pub(crate) fn joining_key(dir: &Path) -> Result<KeyPair, KeyError> {
+    files::make_dir(dir)?;
+    files::must_not_exist(&dir.join(NODE_PEM))?;
+    let path = dir.join(NODE_KEY);
+    match read_key(&path) {
+        Ok(der) => KeyPair::from_pkcs8_der_and_sign_algo(&der, &PKCS_ECDSA_P256_SHA256)
+            .map_err(|error| KeyError::Pem { path, why: error.to_string() }),
+        Err(KeyError::File(FileError::Missing { .. })) => {
+            let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(|_| KeyError::Random)?;
+            write_key(&path, &key)?;
+            Ok(key)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Reads a trust anchor, such as [`ROOT_PEM`], for whoever has no keys and only judges others: an offline receipt check.
+///
+/// # Errors
+/// [`KeyError`].
+pub fn load_trust(path: &Path) -> Result<Trust, KeyError> {
+    Trust::new(read_certificates(path)?).map_err(|source| KeyError::Trust { path: path.to_owned(), source })
+}
+
+/// 64 secret bytes; hidden when printed.
+#[derive(Clone)]
+pub struct QuicSecret([u8; 64]);
+
+impl QuicSecret {
+    /// The bytes.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 64] {
+        &self.0
+    }
+
+    fn load(path: &Path) -> Result<Self, KeyError> {
+        let bytes = files::read(path, Access::Secret)?;
+        let got = bytes.len();
+        bytes.try_into().map(Self).map_err(|_| KeyError::Length { path: path.to_owned(), got, expected: 64 })
+    }
+}
+
+impl fmt::Debug for QuicSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("QuicSecret(hidden)")
+    }
+}
+
+fn write_node(dir: &Path, chain: &[CertificateDer<'static>]) -> Result<(), KeyError> {
+    for name in [QUIC_RESET_KEY, QUIC_TOKEN_KEY] {
+        files::write(&dir.join(name), &random::<64>()?, Access::Secret)?;
+    }
+    // The certificate comes last: where it stands, the rest is complete.
+    write_certificates(&dir.join(NODE_PEM), chain)
+}
+
+/// Why an overlay could not be founded.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FoundError {
+    /// The CA.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    /// The registry.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// The node's own keys.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+}
+
+/// Founds an overlay in `dir`: root, issuing CA, registry, and the first node's own keys and certificate.
+///
+/// # Errors
+/// [`FoundError`]; nothing that exists is overwritten.
+pub fn found(dir: &Path, zone: &Zone, name: &NodeName, now_ms: u64) -> Result<NodeKeys, FoundError> {
+    let authority = Authority::create(dir, zone, now_ms)?;
+    let key = joining_key(dir)?;
+    let subject = Subject { id: random_node_id()?, name: name.clone(), role: Role::Central };
+    let mut registry = Registry::open(dir)?;
+    let leaf_key = LeafKey::of(&key).map_err(|_| KeyError::Random)?;
+    let issued = authority.issue(&leaf_key, &subject, now_ms)?;
+    registry.record_founder(&subject, &issued)?;
+    write_node(dir, &[issued.certificate, authority.certificate().clone()])?;
+    Ok(NodeKeys::load(dir)?)
+}
+
+/// Everything a node needs to prove who it is and to judge others.
+#[derive(Debug, Clone)]
+pub struct NodeKeys {
+    chain: Vec<CertificateDer<'static>>,
+    key: Arc<PrivatePkcs8KeyDer<'static>>,
+    trust: Arc<Trust>,
+    identity: Peer,
+    signer: Signer,
+    quic_reset: QuicSecret,
+    quic_token: QuicSecret,
+}
+
+impl NodeKeys {
+    /// Reads them from `dir` and checks that they fit together. Does not look at the time.
+    ///
+    /// # Errors
+    /// [`KeyError`].
+    pub fn load(dir: &Path) -> Result<Self, KeyError> {
+        files::check_dir(dir)?;
+        let (root_path, chain_path, key_path) = (dir.join(ROOT_PEM), dir.join(NODE_PEM), dir.join(NODE_KEY));
+        let trust = load_trust(&root_path)?;
+        let chain = read_certificates(&chain_path)?;
+        let of_chain = |source: ChainError| KeyError::Chain { path: chain_path.clone(), source };
+        let leaf = trust.peer_of(&chain).map_err(|error| of_chain(error.into()))?;
+        // As of its last second: a leaf never outlives its issuer, and an expired one must still load.
+        let identity = trust.verify(&chain, leaf.not_after_ms).map_err(of_chain)?;
+
+        let key = read_key(&key_path)?;
+        let signer = Signer::new(&key, identity.certificate)
+            .map_err(|error| KeyError::Pem { path: key_path.clone(), why: error.to_string() })?;
+        let fits = chain.first().and_then(|leaf| policy::parse(leaf).ok()).is_some_and(|leaf| {
+            leaf.public_key().subject_public_key.data.as_ref() == signer.key().public_key().as_ref()
+        });
+        if !fits {
+            return Err(KeyError::Mismatch { key: key_path, certificate: chain_path });
+        }
+        Ok(Self {
+            chain,
+            key: Arc::new(key),
+            trust: Arc::new(trust),
+            identity,
+            signer,
+            quic_reset: QuicSecret::load(&dir.join(QUIC_RESET_KEY))?,
+            quic_token: QuicSecret::load(&dir.join(QUIC_TOKEN_KEY))?,
+        })
+    }
+
+    /// Writes what a join brought to `dir`, beside the key [`crate::enrol::Joining`] put there, and loads it.
+    ///
+    /// # Errors
+    /// [`KeyError`].
+    pub fn install(dir: &Path, joined: &Joined) -> Result<Self, KeyError> {
+        files::must_not_exist(&dir.join(NODE_PEM))?;
+        write_certificates(&dir.join(ROOT_PEM), std::slice::from_ref(&joined.root))?;
+        write_node(dir, &joined.chain)?;
+        Self::load(dir)
+    }
+
+    /// Who this node is; `not_after_ms` says when its certificate expires.
+    #[must_use]
+    pub const fn identity(&self) -> &Peer {
+        &self.identity
+    }
+
+    /// The overlay's zone.
+    #[must_use]
+    pub fn zone(&self) -> &Zone {
+        self.trust.zone()
+    }
+
+    /// The overlay's roots and zone.
+    #[must_use]
+    pub const fn trust(&self) -> &Arc<Trust> {
+        &self.trust
+    }
+
+    /// This node's certificate and its issuer's, leaf first: what links show and what statements are judged by.
+    #[must_use]
+    pub fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.chain
+    }
+
+    /// Signs this node's statements.
+    #[must_use]
+    pub const fn signer(&self) -> &Signer {
+        &self.signer
+    }
+
+    /// Key material for QUIC's stateless resets.
+    #[must_use]
+    pub const fn quic_reset_secret(&self) -> &QuicSecret {
+        &self.quic_reset
+    }
+
+    /// Key material for QUIC's address tokens.
+    #[must_use]
+    pub const fn quic_token_secret(&self) -> &QuicSecret {
+        &self.quic_token
+    }
+
+    pub(crate) fn private_key(&self) -> PrivatePkcs8KeyDer<'static> {
+        self.key.clone_key()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::{NOW_MS, Overlay};
+    use std::fs;
+
+    /// Founds an overlay, spoils its directory, and expects loading to name the file and the fault.
+    #[track_caller]
+    fn check(spoil: impl FnOnce(&Path), file: &str, fault: &str) {
+        let overlay = Overlay::new("tram.internal");
+        spoil(overlay.dir());
+        let text = NodeKeys::load(overlay.dir()).expect_err("spoilt").to_string();
+        let path = overlay.dir().join(file);
+        assert!(text.contains(&path.display().to_string()) && text.contains(fault), "{text}");
+    }
+
+    fn rewrite(path: &Path, change: impl FnOnce(String) -> String) {
+        let text = fs::read_to_string(path).expect("readable");
+        fs::write(path, change(text)).expect("written");
+    }
+
+    #[test]
+    fn a_founded_overlay_loads_as_its_central_node() {
+        let overlay = Overlay::new("tram.internal");
+        let keys = NodeKeys::load(overlay.dir()).expect("loads");
+        assert_eq!((keys.identity().name.as_str(), keys.identity().role), ("central", Role::Central));
+        assert_eq!(keys.zone().as_str(), "tram.internal");
+        assert_eq!(keys.identity().id.0[6] >> 4, 4, "a UUID of version 4");
+        let (reset, token) = (keys.quic_reset_secret().as_bytes(), keys.quic_token_secret().as_bytes());
+        assert_ne!(reset, token);
+        assert!(!format!("{keys:?}").contains(&format!("{:?}", &reset[..4])));
+    }
+
+    #[test]
+    fn keys_that_do_not_fit_together_are_refused_with_path_and_fault() {
+        let other = Overlay::new("tram.internal");
+        let copy = |name: &'static str| {
+            let from = other.dir().join(name);
+            move |dir: &Path| {
+                fs::copy(&from, dir.join(name)).expect("copied");
+            }
+        };
+        check(copy(NODE_KEY), NODE_KEY, "is not the key of the certificate");
+        check(copy(ROOT_PEM), NODE_PEM, "another overlay");
+        check(copy(NODE_PEM), NODE_PEM, "another overlay");
+    }
+
+    #[test]
+    fn spoilt_files_are_refused_with_path_and_fault() {
+        let cut =
+            |name: &'static str| move |dir: &Path| rewrite(&dir.join(name), |text| text[..text.len() / 2].to_owned());
+        check(cut(NODE_KEY), NODE_KEY, "cut short");
+        check(cut(ROOT_PEM), ROOT_PEM, "cut short");
+        check(|dir| rewrite(&dir.join(NODE_KEY), |text| text.clone() + &text), NODE_KEY, "holds 2 sections");
+        check(|dir| rewrite(&dir.join(NODE_PEM), |_| String::new()), NODE_PEM, "no certificate");
+        check(
+            |dir| {
+                rewrite(&dir.join(NODE_PEM), |_| {
+                    "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".to_owned()
+                })
+            },
+            NODE_PEM,
+            "cannot be read",
+        );
+        check(|dir| fs::write(dir.join(QUIC_RESET_KEY), "short").expect("written"), QUIC_RESET_KEY, "5 bytes");
+        check(|dir| fs::remove_file(dir.join(NODE_PEM)).expect("removed"), NODE_PEM, "missing");
+        let copy = |from: &'static str, to: &'static str| {
+            move |dir: &Path| {
+                fs::copy(dir.join(from), dir.join(to)).expect("copied");
+            }
+        };
+        check(copy(CA_PEM, NODE_PEM), NODE_PEM, "CA certificate");
+        check(copy(NODE_PEM, ROOT_PEM), ROOT_PEM, "not a CA");
+    }
+
+    #[test]
+    fn a_readable_key_is_refused_with_the_cure() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let open = |dir: &Path| {
+            fs::set_permissions(dir.join(NODE_KEY), fs::Permissions::from_mode(0o644)).expect("chmod");
+        };
+        check(open, NODE_KEY, "chmod 600");
+    }
+
+    #[test]
+    fn an_expired_certificate_still_loads() {
+        // Founded in 1971; nothing here knows what time it is now.
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let (zone, name) = ("tram.internal".parse().expect("zone"), "central".parse().expect("name"));
+        let keys = found(&dir.path().join("pki"), &zone, &name, 366 * crate::clock::DAY_MS).expect("founded");
+        assert!(keys.identity().not_after_ms < NOW_MS);
+    }
+
+    #[test]
+    fn a_node_that_has_joined_does_not_join_again() {
+        let overlay = Overlay::new("tram.internal");
+        let error = joining_key(overlay.dir()).expect_err("has a certificate").to_string();
+        assert!(error.contains("node.pem") && error.contains("exists already"), "{error}");
+    }
+}

@@ -1,0 +1,371 @@
+//! Which nodes exist and which tokens are live: the durable memory of the node that holds the CA.
+//!
+//! Owns `registry.json`, `registry.lock` and `audit.log` in the pki directory, apart from the spool, so they survive it.
+//! Guarantees that a change is on disk before the call returns, that one process at a time holds it, that a name has at
+//! most one live token, and that a name keeps its node id. A failed write changes nothing, in memory or on disk. Never
+//! issues a certificate. DESIGN §5 and §7, `research/pki.md` §4.
+
+mod audit;
+mod record;
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use tram_proto::id::NodeId;
+use tram_proto::join::{HostPort, TokenId, Uplink};
+use tram_proto::name::{NodeName, Role};
+
+use crate::authority::{Authority, Issued, Subject};
+use crate::clock::{DAY_MS, Utc};
+use crate::files::{self, Access, FileError};
+use crate::hash::Sha256;
+use crate::keystore::{self, KeyError};
+use crate::token::{Secret, Token};
+
+pub use audit::Entry;
+pub use record::{Binding, CertificateRecord, NodeRecord, TokenRecord, TokenState};
+
+/// The registry's file.
+pub const REGISTRY_JSON: &str = "registry.json";
+/// Held by the process that has the registry open.
+pub const REGISTRY_LOCK: &str = "registry.lock";
+/// One JSON object a line, only ever added to.
+pub const AUDIT_LOG: &str = "audit.log";
+
+/// How long a token is good unless said otherwise, in milliseconds: a day.
+pub const TOKEN_MS: u64 = DAY_MS;
+/// How long a token may be good at most, in milliseconds: a week.
+pub const TOKEN_MAX_MS: u64 = 7 * DAY_MS;
+/// Wrong proofs of a token's secret after which it is frozen.
+pub const WRONG_PROOFS: u32 = 10;
+/// How long a token that has ended is remembered, in milliseconds, so that its holder hears why it is refused.
+const REMEMBER_MS: u64 = 30 * DAY_MS;
+/// Version of `registry.json`.
+const VERSION: u32 = 1;
+
+/// Why the registry cannot be read or a change was not made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RegistryError {
+    /// A file of the registry.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// Randomness.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// Another process has it.
+    #[error("{path} is held by another process: while tramd runs, use `tram token` and `tram pki`, which ask it", path = path.display())]
+    Held {
+        /// The lock file.
+        path: PathBuf,
+    },
+    /// The file is damaged or newer than this release.
+    #[error("{path} cannot be used: {why}", path = path.display())]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// No token makes a central node.
+    #[error("{0} is or would be a central node; a token admits a province, district or commune")]
+    Central(NodeName),
+    /// The lifetime is out of range.
+    #[error("a token is good for at least a minute and at most 7 days")]
+    Lifetime,
+    /// No address to join at, or no uplink address, or too many.
+    #[error("a token needs 1 to {max} join addresses and 1 to {max} uplink addresses", max = tram_proto::limits::HELLO_ADDRESSES)]
+    Addresses,
+    /// No such live token.
+    #[error("there is no live token for {0}; `tram token list` shows them")]
+    NoToken(String),
+}
+
+/// What `tram token new` asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenOrder {
+    /// The new node's name.
+    pub name: NodeName,
+    /// Its role; not central.
+    pub role: Role,
+    /// How long the token is good, in milliseconds; at most [`TOKEN_MAX_MS`].
+    pub lifetime_ms: u64,
+    /// Whom the new node will dial.
+    pub uplink: Uplink,
+    /// Where it can join.
+    pub join: Vec<HostPort>,
+    /// Who asked, for the audit log: a user name.
+    pub by: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Stored {
+    version: u32,
+    nodes: Vec<NodeRecord>,
+    tokens: Vec<TokenRecord>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Content {
+    nodes: BTreeMap<NodeName, NodeRecord>,
+    tokens: BTreeMap<TokenId, TokenRecord>,
+}
+
+/// The open registry.
+#[derive(Debug)]
+pub struct Registry {
+    path: PathBuf,
+    content: Content,
+    audit: audit::AuditLog,
+    _lock: File,
+}
+
+impl Registry {
+    /// Opens the registry in `dir`, an empty one where there is none yet, and holds it against other processes.
+    ///
+    /// # Errors
+    /// [`RegistryError::Held`], [`RegistryError::Damaged`] or a file's error.
+    pub fn open(dir: &Path) -> Result<Self, RegistryError> {
+        files::check_dir(dir)?;
+        let lock = hold(&dir.join(REGISTRY_LOCK))?;
+        let path = dir.join(REGISTRY_JSON);
+        let content = match files::read(&path, Access::Secret) {
+            Ok(bytes) => parse(&bytes).map_err(|why| RegistryError::Damaged { path: path.clone(), why })?,
+            Err(FileError::Missing { .. }) => Content::default(),
+            Err(error) => return Err(error.into()),
+        };
+        let audit = audit::AuditLog::open(&dir.join(AUDIT_LOG))?;
+        Ok(Self { path, content, audit, _lock: lock })
+    }
+
+    /// The nodes that hold or have held a certificate, by name: which names exist.
+    pub fn nodes(&self) -> impl Iterator<Item = &NodeRecord> {
+        self.content.nodes.values()
+    }
+
+    /// One node, by name.
+    #[must_use]
+    pub fn node(&self, name: &NodeName) -> Option<&NodeRecord> {
+        self.content.nodes.get(name)
+    }
+
+    /// All tokens that are remembered, also those that have ended.
+    pub fn tokens(&self) -> impl Iterator<Item = &TokenRecord> {
+        self.content.tokens.values()
+    }
+
+    /// One token.
+    #[must_use]
+    pub fn token(&self, id: &TokenId) -> Option<&TokenRecord> {
+        self.content.tokens.get(id)
+    }
+
+    /// When the join port may close: the latest end of a token that could still be answered with a certificate, Unix
+    /// milliseconds. `None` when there is none at `now_ms`.
+    #[must_use]
+    pub fn join_open_until_ms(&self, now_ms: u64) -> Option<u64> {
+        self.tokens().filter(|token| token.is_live(now_ms)).map(|token| token.expires_ms).max()
+    }
+
+    /// Makes a token. A live token for the same name ends; a name that exists keeps its node id.
+    ///
+    /// # Errors
+    /// [`RegistryError`]; nothing has changed then.
+    pub fn new_token(
+        &mut self,
+        authority: &Authority,
+        order: &TokenOrder,
+        now_ms: u64,
+    ) -> Result<Token, RegistryError> {
+        let known = self.content.nodes.get(&order.name);
+        if order.role == Role::Central || known.is_some_and(|node| node.role == Role::Central) {
+            return Err(RegistryError::Central(order.name.clone()));
+        }
+        if !(60_000..=TOKEN_MAX_MS).contains(&order.lifetime_ms) {
+            return Err(RegistryError::Lifetime);
+        }
+        let counts = 1..=tram_proto::limits::HELLO_ADDRESSES;
+        if !counts.contains(&order.join.len()) || !counts.contains(&order.uplink.addresses.len()) {
+            return Err(RegistryError::Addresses);
+        }
+        let token = Token {
+            id: TokenId(keystore::random()?),
+            secret: Secret::new(keystore::random()?),
+            root: Sha256::of(authority.root()),
+            expires_ms: now_ms.saturating_add(order.lifetime_ms),
+            zone: authority.zone().clone(),
+            name: order.name.clone(),
+            join: order.join.clone(),
+            uplink: order.uplink.clone(),
+        };
+        let node = match self.id_of(&order.name) {
+            Some(id) => id,
+            None => keystore::random_node_id()?,
+        };
+        let mut next = self.content.clone();
+        next.tokens.retain(|_, old| old.expires_ms.saturating_add(REMEMBER_MS) > now_ms);
+        for old in next.tokens.values_mut().filter(|old| old.name == order.name) {
+            old.end();
+        }
+        next.tokens.insert(token.id, TokenRecord::new(&token, order, node, now_ms));
+        let entry = Entry { actor: &order.by, ..Entry::of_token(&next.tokens[&token.id], "token_created", now_ms) };
+        self.commit(next, &entry)?;
+        Ok(token)
+    }
+
+    /// Cancels the live token of a name.
+    ///
+    /// # Errors
+    /// [`RegistryError::NoToken`] when there is none.
+    pub fn cancel_token(&mut self, name: &NodeName, by: &str, now_ms: u64) -> Result<TokenId, RegistryError> {
+        let mut next = self.content.clone();
+        let live = next.tokens.values_mut().find(|token| token.name == *name && token.is_live(now_ms));
+        let Some(token) = live else {
+            return Err(RegistryError::NoToken(name.to_string()));
+        };
+        token.end();
+        let cancelled = token.clone();
+        self.commit(next, &Entry { actor: by, ..Entry::of_token(&cancelled, "token_cancelled", now_ms) })?;
+        Ok(cancelled.id)
+    }
+
+    /// The id under which a name is known: by a certificate, or promised by a token.
+    fn id_of(&self, name: &NodeName) -> Option<NodeId> {
+        let promised = || self.tokens().find(|token| token.name == *name).map(|token| token.node);
+        self.node(name).map(|node| node.id).or_else(promised)
+    }
+
+    pub(crate) fn record_founder(&mut self, subject: &Subject, issued: &Issued) -> Result<(), RegistryError> {
+        let mut next = self.content.clone();
+        next.add_certificate(subject, issued);
+        self.commit(next, &Entry::of_certificate(subject, issued, "overlay_founded"))
+    }
+
+    /// The name under which another node than `name` uses a key, if there is one.
+    pub(crate) fn other_holder(&self, key: Sha256, name: &NodeName) -> Option<&NodeName> {
+        self.nodes()
+            .find(|node| node.name != *name && node.certificates.iter().any(|c| c.key == key))
+            .map(|node| &node.name)
+    }
+
+    /// Binds a token to a key and keeps the certificate made for it.
+    pub(crate) fn bind(&mut self, id: TokenId, issued: &Issued, source: &str) -> Result<(), RegistryError> {
+        let mut next = self.content.clone();
+        let Some(token) = next.tokens.get_mut(&id) else {
+            return Err(RegistryError::NoToken(id.to_string()));
+        };
+        token.state = TokenState::Bound;
+        token.bind(issued, source);
+        let (subject, record) = (token.subject(), token.clone());
+        next.add_certificate(&subject, issued);
+        let entry = Entry {
+            token: Some(record.id.to_string()),
+            source,
+            ..Entry::of_certificate(&subject, issued, "certificate_issued")
+        };
+        self.commit(next, &entry)
+    }
+
+    /// Counts a wrong proof; freezes the token at [`WRONG_PROOFS`]. Answers whether it froze now.
+    pub(crate) fn wrong_proof(&mut self, id: TokenId, source: &str, now_ms: u64) -> Result<bool, RegistryError> {
+        let mut next = self.content.clone();
+        // One that has ended is not written again: whoever knows its id could fill the disk.
+        let live = |token: &&mut TokenRecord| matches!(token.state, TokenState::New | TokenState::Bound);
+        let Some(token) = next.tokens.get_mut(&id).filter(live) else {
+            return Ok(false);
+        };
+        token.wrong_proofs = token.wrong_proofs.saturating_add(1);
+        let froze = token.wrong_proofs == WRONG_PROOFS && token.freeze(TokenState::FrozenByProofs);
+        let record = token.clone();
+        let event = if froze { "token_frozen_wrong_proofs" } else { "token_wrong_proof" };
+        self.commit(next, &Entry { source, ..Entry::of_token(&record, event, now_ms) })?;
+        Ok(froze)
+    }
+
+    /// Freezes a token that a second key tried to use.
+    pub(crate) fn second_key(
+        &mut self,
+        id: TokenId,
+        key: Sha256,
+        source: &str,
+        now_ms: u64,
+    ) -> Result<(), RegistryError> {
+        let mut next = self.content.clone();
+        let Some(token) = next.tokens.get_mut(&id) else {
+            return Ok(());
+        };
+        token.freeze(TokenState::FrozenByKey);
+        let record = token.clone();
+        let event = Entry::of_token(&record, "token_frozen_second_key", now_ms);
+        self.commit(next, &Entry { source, key: Some(key.to_string()), ..event })
+    }
+
+    /// The audit line first, then the registry, and only then the caller may answer.
+    fn commit(&mut self, next: Content, entry: &Entry<'_>) -> Result<(), RegistryError> {
+        let stored = Stored {
+            version: VERSION,
+            nodes: next.nodes.values().cloned().collect(),
+            tokens: next.tokens.values().cloned().collect(),
+        };
+        let bytes = serde_json::to_vec_pretty(&stored)
+            .map_err(|error| RegistryError::Damaged { path: self.path.clone(), why: error.to_string() })?;
+        self.audit.append(entry)?;
+        files::write(&self.path, &bytes, Access::Secret)?;
+        self.content = next;
+        Ok(())
+    }
+}
+
+impl Content {
+    fn add_certificate(&mut self, subject: &Subject, issued: &Issued) {
+        let node = self.nodes.entry(subject.name.clone()).or_insert_with(|| NodeRecord::new(subject));
+        node.role = subject.role;
+        node.certificates.push(CertificateRecord::new(issued));
+    }
+}
+
+fn hold(path: &Path) -> Result<File, RegistryError> {
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .map_err(files::io_at(path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(RegistryError::Held { path: path.to_owned() }),
+        Err(TryLockError::Error(source)) => Err(files::io_at(path)(source).into()),
+    }
+}
+
+fn parse(bytes: &[u8]) -> Result<Content, String> {
+    #[derive(Deserialize)]
+    struct Version {
+        version: u32,
+    }
+    let Version { version } =
+        serde_json::from_slice(bytes).map_err(|error| format!("{error}; restore it from a backup"))?;
+    if version != VERSION {
+        return Err(format!("it has version {version}; this release knows {VERSION}: update tramd"));
+    }
+    let stored: Stored = serde_json::from_slice(bytes).map_err(|error| format!("{error}; restore it from a backup"))?;
+    Ok(Content {
+        nodes: stored.nodes.into_iter().map(|node| (node.name.clone(), node)).collect(),
+        tokens: stored.tokens.into_iter().map(|token| (token.id, token)).collect(),
+    })
+}
+
+/// Prints when a token ends, for messages.
+impl std::fmt::Display for TokenRecord {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "token {} for {} ({}, until {})", self.id, self.name, self.state.as_str(), Utc(self.expires_ms))
+    }
+}
+
+#[cfg(test)]
+mod tests;

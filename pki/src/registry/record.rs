@@ -1,0 +1,247 @@
+//! The rows of the registry and their form in `registry.json`.
+
+use rustls_pki_types::CertificateDer;
+use serde::{Deserialize, Serialize};
+use tram_proto::id::NodeId;
+use tram_proto::join::{HostPort, TokenId, Uplink};
+use tram_proto::name::{NodeName, Role};
+
+use super::TokenOrder;
+use crate::authority::{Issued, Subject};
+use crate::hash::Sha256;
+use crate::token::Token;
+
+/// Types of the wire know no serde; they are kept in their text form.
+mod text {
+    use std::fmt::Display;
+    use std::str::FromStr;
+
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    pub(super) fn serialize<T: Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(value)
+    }
+
+    pub(super) fn deserialize<'de, T, D>(deserializer: D) -> Result<T, D::Error>
+    where
+        T: FromStr<Err: Display>,
+        D: Deserializer<'de>,
+    {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+/// A certificate that was issued.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CertificateRecord {
+    /// 32 hexadecimal digits.
+    pub serial: String,
+    /// When it was made, Unix milliseconds.
+    pub issued_at_ms: u64,
+    /// When it expires, Unix milliseconds.
+    pub not_after_ms: u64,
+    /// SHA-256 of its public key.
+    #[serde(with = "text")]
+    pub key: Sha256,
+}
+
+impl CertificateRecord {
+    pub(super) fn new(issued: &Issued) -> Self {
+        Self {
+            serial: issued.serial.clone(),
+            issued_at_ms: issued.issued_at_ms,
+            not_after_ms: issued.not_after_ms,
+            key: issued.key,
+        }
+    }
+}
+
+/// A node that holds or has held a certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeRecord {
+    /// Never changes.
+    #[serde(with = "text")]
+    pub id: NodeId,
+    /// Without the zone.
+    #[serde(with = "text")]
+    pub name: NodeName,
+    /// Its place in the tree.
+    #[serde(with = "text")]
+    pub role: Role,
+    /// Oldest first.
+    pub certificates: Vec<CertificateRecord>,
+}
+
+impl NodeRecord {
+    pub(super) fn new(subject: &Subject) -> Self {
+        Self { id: subject.id, name: subject.name.clone(), role: subject.role, certificates: Vec::new() }
+    }
+}
+
+/// What has become of a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TokenState {
+    /// Nobody has used it.
+    New,
+    /// One key has its certificate; the same key gets the same one again until the token expires.
+    Bound,
+    /// A second key tried to use it.
+    FrozenByKey,
+    /// Too many wrong proofs of its secret.
+    FrozenByProofs,
+    /// An admin or a newer token ended it before it was used.
+    Cancelled,
+    /// A newer token for the same name took its place after it was used.
+    Used,
+}
+
+impl TokenState {
+    /// The word for people and JSON.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::Bound => "bound",
+            Self::FrozenByKey => "frozen: a second machine tried to use it",
+            Self::FrozenByProofs => "frozen: too many wrong attempts",
+            Self::Cancelled => "cancelled",
+            Self::Used => "used",
+        }
+    }
+}
+
+/// The key a token is bound to, and what it was given.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Binding {
+    /// SHA-256 of the public key.
+    #[serde(with = "text")]
+    pub key: Sha256,
+    /// When, Unix milliseconds.
+    pub at_ms: u64,
+    /// From which address.
+    pub source: String,
+    /// The certificate, DER in hexadecimal, to be given again when the first answer was lost.
+    certificate: String,
+}
+
+/// A token as the server remembers it: never the secret, only its hash.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenRecord {
+    /// Which token.
+    #[serde(with = "text")]
+    pub id: TokenId,
+    /// SHA-256 of the secret: the key of the join request's mac, so as good as the secret until the token ends.
+    #[serde(with = "text")]
+    pub(crate) secret: Sha256,
+    /// The new node's name.
+    #[serde(with = "text")]
+    pub name: NodeName,
+    /// Its role.
+    #[serde(with = "text")]
+    pub role: Role,
+    /// The id it has or will have.
+    #[serde(with = "text")]
+    pub node: NodeId,
+    /// When it was made, Unix milliseconds.
+    pub created_ms: u64,
+    /// By whom.
+    pub created_by: String,
+    /// When it ends, Unix milliseconds.
+    pub expires_ms: u64,
+    uplink: String,
+    uplink_addresses: Vec<String>,
+    /// What has become of it.
+    pub state: TokenState,
+    /// How many wrong proofs of its secret were seen.
+    pub wrong_proofs: u32,
+    /// The key it is bound to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub binding: Option<Binding>,
+}
+
+impl std::fmt::Debug for TokenRecord {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TokenRecord")
+            .field("id", &self.id)
+            .field("name", &self.name)
+            .field("state", &self.state)
+            .finish_non_exhaustive()
+    }
+}
+
+impl TokenRecord {
+    pub(super) fn new(token: &Token, order: &TokenOrder, node: NodeId, now_ms: u64) -> Self {
+        Self {
+            id: token.id,
+            secret: token.secret.hash(),
+            name: order.name.clone(),
+            role: order.role,
+            node,
+            created_ms: now_ms,
+            created_by: order.by.clone(),
+            expires_ms: token.expires_ms,
+            uplink: order.uplink.node.to_string(),
+            uplink_addresses: order.uplink.addresses.iter().map(ToString::to_string).collect(),
+            state: TokenState::New,
+            wrong_proofs: 0,
+            binding: None,
+        }
+    }
+
+    /// Whether it can still bring a certificate.
+    #[must_use]
+    pub fn is_live(&self, now_ms: u64) -> bool {
+        matches!(self.state, TokenState::New | TokenState::Bound) && now_ms < self.expires_ms
+    }
+
+    /// Whom the new node is to dial; `None` when the file was edited into nonsense.
+    #[must_use]
+    pub fn uplink(&self) -> Option<Uplink> {
+        let addresses: Result<Vec<HostPort>, _> = self.uplink_addresses.iter().map(|text| text.parse()).collect();
+        Some(Uplink { node: self.uplink.parse().ok()?, addresses: addresses.ok()? })
+    }
+
+    pub(crate) fn subject(&self) -> Subject {
+        Subject { id: self.node, name: self.name.clone(), role: self.role }
+    }
+
+    /// The certificate the token's key was given.
+    pub(crate) fn certificate(&self) -> Option<CertificateDer<'static>> {
+        let text = &self.binding.as_ref()?.certificate;
+        let bytes: Option<Vec<u8>> =
+            (0..text.len()).step_by(2).map(|at| u8::from_str_radix(text.get(at..at + 2)?, 16).ok()).collect();
+        bytes.map(CertificateDer::from)
+    }
+
+    pub(super) fn bind(&mut self, issued: &Issued, source: &str) {
+        self.binding = Some(Binding {
+            key: issued.key,
+            at_ms: issued.issued_at_ms,
+            source: source.to_owned(),
+            certificate: issued.certificate.iter().map(|b| format!("{b:02x}")).collect(),
+        });
+    }
+
+    /// A newer token or an admin ends this one.
+    pub(super) fn end(&mut self) {
+        self.state = match self.state {
+            TokenState::New => TokenState::Cancelled,
+            TokenState::Bound => TokenState::Used,
+            ended => ended,
+        };
+    }
+
+    /// Freezes a token that has not ended; answers whether it did.
+    pub(super) fn freeze(&mut self, how: TokenState) -> bool {
+        let live = matches!(self.state, TokenState::New | TokenState::Bound);
+        if live {
+            self.state = how;
+        }
+        live
+    }
+}

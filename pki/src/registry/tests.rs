@@ -1,0 +1,135 @@
+use std::fs;
+
+use super::*;
+use crate::fixtures::{NOW_MS, Overlay};
+
+fn order(name: &str) -> TokenOrder {
+    let address = |text: &str| text.parse::<HostPort>().expect("address");
+    TokenOrder {
+        name: name.parse().expect("name"),
+        role: Role::Province,
+        lifetime_ms: TOKEN_MS,
+        uplink: Uplink { node: "central".parse().expect("name"), addresses: vec![address("10.0.0.1:7443")] },
+        join: vec![address("10.0.0.1:7444")],
+        by: "lan".to_owned(),
+    }
+}
+
+fn open(overlay: &Overlay) -> Registry {
+    Registry::open(overlay.dir()).expect("opens")
+}
+
+#[track_caller]
+fn check(overlay: &Overlay, change: impl FnOnce(&mut TokenOrder), fault: &str) {
+    let mut asked = order("can-tho");
+    change(&mut asked);
+    let error = open(overlay).new_token(overlay.authority(), &asked, NOW_MS).expect_err("refused").to_string();
+    assert!(error.contains(fault), "{error}");
+}
+
+#[test]
+fn orders_that_make_no_sense_are_refused() {
+    let overlay = Overlay::new("tram.internal");
+    check(&overlay, |order| order.role = Role::Central, "central");
+    check(&overlay, |order| order.name = "central".parse().expect("name"), "central");
+    check(&overlay, |order| order.lifetime_ms = 0, "7 days");
+    check(&overlay, |order| order.lifetime_ms = TOKEN_MAX_MS + 1, "7 days");
+    check(&overlay, |order| order.join.clear(), "join addresses");
+    check(&overlay, |order| order.uplink.addresses.clear(), "uplink addresses");
+    assert_eq!(open(&overlay).tokens().count(), 0);
+}
+
+#[test]
+fn a_name_has_one_live_token_and_keeps_its_node_id() {
+    let overlay = Overlay::new("tram.internal");
+    let mut registry = open(&overlay);
+    let first = registry.new_token(overlay.authority(), &order("can-tho"), NOW_MS).expect("made");
+    let second = registry.new_token(overlay.authority(), &order("can-tho"), NOW_MS + 1).expect("made");
+    let (old, new) = (registry.token(&first.id).expect("kept"), registry.token(&second.id).expect("kept"));
+    assert_eq!((old.state, new.state), (TokenState::Cancelled, TokenState::New));
+    assert_eq!(old.node, new.node);
+    assert_eq!(registry.join_open_until_ms(NOW_MS), Some(second.expires_ms));
+    registry.cancel_token(&"can-tho".parse().expect("name"), "lan", NOW_MS).expect("cancelled");
+    assert_eq!(registry.join_open_until_ms(NOW_MS), None);
+    let error = registry.cancel_token(&"can-tho".parse().expect("name"), "lan", NOW_MS).expect_err("none left");
+    assert!(error.to_string().contains("can-tho"));
+}
+
+#[test]
+fn it_survives_a_reopening_and_a_crash_between_write_and_rename() {
+    let overlay = Overlay::new("tram.internal");
+    let token = open(&overlay).new_token(overlay.authority(), &order("can-tho"), NOW_MS).expect("made");
+    // What a crash leaves: half a registry beside the whole one, half an audit line.
+    fs::write(overlay.dir().join(".registry.json.tmp"), b"{\"version\":1,\"no").expect("written");
+    let log = overlay.dir().join(AUDIT_LOG);
+    let before = fs::read_to_string(&log).expect("readable");
+    fs::write(&log, format!("{before}{{\"at\":\"20")).expect("written");
+
+    let mut registry = open(&overlay);
+    assert_eq!(registry.token(&token.id).map(|t| t.state), Some(TokenState::New));
+    assert_eq!(registry.nodes().map(|node| node.name.as_str()).collect::<Vec<_>>(), ["central"]);
+    registry.new_token(overlay.authority(), &order("an-giang"), NOW_MS).expect("made");
+    drop(registry);
+    assert_eq!(open(&overlay).tokens().count(), 2);
+    let lines = fs::read_to_string(&log).expect("readable");
+    let last: serde_json::Value = serde_json::from_str(lines.lines().last().expect("a line")).expect("JSON");
+    assert_eq!(
+        (last["event"].as_str(), last["name"].as_str(), last["actor"].as_str()),
+        (Some("token_created"), Some("an-giang"), Some("lan"))
+    );
+}
+
+#[test]
+fn a_failed_write_changes_nothing() {
+    let overlay = Overlay::new("tram.internal");
+    let mut registry = open(&overlay);
+    // A directory where the temporary file goes: works for root too, which ignores permissions.
+    fs::create_dir(overlay.dir().join(".registry.json.tmp")).expect("made");
+    let error = registry.new_token(overlay.authority(), &order("can-tho"), NOW_MS).expect_err("cannot write");
+    assert!(matches!(error, RegistryError::File(_)), "{error}");
+    assert_eq!(registry.tokens().count(), 0);
+    drop(registry);
+    assert_eq!(open(&overlay).tokens().count(), 0);
+}
+
+#[test]
+fn one_process_at_a_time_holds_it() {
+    let overlay = Overlay::new("tram.internal");
+    let held = open(&overlay);
+    let error = Registry::open(overlay.dir()).expect_err("held");
+    assert!(error.to_string().contains("registry.lock"), "{error}");
+    drop(held);
+    open(&overlay);
+}
+
+#[test]
+fn damaged_and_newer_files_are_refused_with_their_path() {
+    let overlay = Overlay::new("tram.internal");
+    let path = overlay.dir().join(REGISTRY_JSON);
+    for (text, fault) in [("", "backup"), ("{\"version\":1}", "backup"), ("{\"version\":2}", "update tramd")] {
+        fs::write(&path, text).expect("written");
+        let error = Registry::open(overlay.dir()).expect_err("damaged").to_string();
+        assert!(error.contains("registry.json") && error.contains(fault), "{error}");
+    }
+}
+
+#[test]
+fn the_secret_is_not_in_the_file_and_others_cannot_read_it() {
+    use std::os::unix::fs::MetadataExt as _;
+    let overlay = Overlay::new("tram.internal");
+    let token = open(&overlay).new_token(overlay.authority(), &order("can-tho"), NOW_MS).expect("made");
+    let path = overlay.dir().join(REGISTRY_JSON);
+    assert!(fs::read_to_string(&path).expect("readable").contains(&token.secret.hash().to_string()));
+    for name in [REGISTRY_JSON, AUDIT_LOG] {
+        assert_eq!(fs::metadata(overlay.dir().join(name)).expect("there").mode() & 0o777, 0o600, "{name}");
+    }
+}
+
+#[test]
+fn ended_tokens_are_forgotten_in_time() {
+    let overlay = Overlay::new("tram.internal");
+    let mut registry = open(&overlay);
+    registry.new_token(overlay.authority(), &order("can-tho"), NOW_MS).expect("made");
+    registry.new_token(overlay.authority(), &order("an-giang"), NOW_MS + 32 * DAY_MS).expect("made");
+    assert_eq!(registry.tokens().map(|token| token.name.as_str()).collect::<Vec<_>>(), ["an-giang"]);
+}
