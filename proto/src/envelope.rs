@@ -314,3 +314,6 @@ impl Body {
         MessageId::of(bytes)
     }
 }
+
+#[cfg(test)]
+mod tests;

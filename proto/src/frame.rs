@@ -108,7 +108,7 @@ pub struct Hello {
     pub highest_of_yours: u64,
     /// Free room in the sender's spool, in bytes.
     pub spool_room_bytes: u64,
-    /// The sender's clock, Unix milliseconds.
+    /// The sender's clock, corrected by its own uplink's, Unix milliseconds; 0: it does not know the time yet.
     pub clock_ms: u64,
     /// `host:port` at which the sender listens, if it does.
     pub addresses: Vec<String>,
@@ -182,14 +182,14 @@ pub enum Frame {
     Ping {
         /// Comes back in the answer.
         number: u64,
-        /// The asker's clock, Unix milliseconds.
+        /// The asker's clock, as in [`Hello`].
         clock_ms: u64,
     },
     /// Answers a ping.
     Pong {
         /// The ping's.
         number: u64,
-        /// The answerer's clock, Unix milliseconds.
+        /// The answerer's clock, as in [`Hello`].
         clock_ms: u64,
     },
     /// A signer's certificates, once per link instance before its first statement.

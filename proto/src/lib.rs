@@ -16,6 +16,8 @@ pub mod name;
 pub mod receipt;
 pub mod row;
 pub mod statement;
+#[cfg(test)]
+mod strategies;
 mod wire;
 
 #[cfg(feature = "local")]

@@ -379,24 +379,4 @@ impl NodeRecord {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_positive_end_stands_and_a_late_arrival_undoes_a_negative_guess() {
-        use State::{Arrived, Delivered, Expired, Relayed, Status, Submitted};
-        #[track_caller]
-        fn check(new: State, old: State, expect: bool) {
-            assert_eq!(new.overrides(old), expect, "{new} over {old}");
-        }
-        check(Arrived, Submitted, true);
-        check(Relayed, Arrived, false);
-        check(Arrived, Arrived, false);
-        check(Expired, Arrived, true);
-        check(Expired, Delivered, false);
-        check(Arrived, Expired, true);
-        check(Relayed, Expired, false);
-        check(Status, Delivered, true);
-        check(Expired, Expired, false);
-    }
-}
+mod tests;

@@ -271,3 +271,6 @@ impl KeyRow {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -225,6 +225,26 @@ mod tests {
         }
     }
 
+    proptest! {
+        #![proptest_config(crate::strategies::config())]
+
+        #[test]
+        fn a_signed_statement_reads_back_what_it_writes(
+            signed in crate::strategies::signed(),
+            wound in crate::strategies::wound(),
+            bytes in any::<Vec<u8>>(),
+        ) {
+            let written = signed.encode();
+            prop_assert_eq!(Signed::decode(written.clone()), Ok(signed));
+            for bytes in [wound.inflict(&written), bytes.into()] {
+                if let Ok(read) = Signed::decode(bytes) {
+                    let _ = read.signature.to_verify(Kind::Envelope, &read.statement);
+                    prop_assert_eq!(Signed::decode(read.encode()), Ok(read));
+                }
+            }
+        }
+    }
+
     #[test]
     fn a_path_of_the_wrong_length_vouches_for_nothing() {
         let batch = Batch::new([(Kind::Record, &b"a"[..]), (Kind::Record, &b"b"[..])]).expect("two");

@@ -1,7 +1,8 @@
 //! Whether this machine's clock may be believed, and what it would say if it were right.
 //!
 //! Reads no clock. The uplink's clock is the measure: a message's times are corrected by the last difference to it, and
-//! nothing expires while the difference, or a jump of the own clock, is beyond [`CLOCK_TRUST_MS`]. DESIGN §5.
+//! nothing expires while the difference, or a jump of the own clock, is beyond [`CLOCK_TRUST_MS`]. A node passes on the
+//! corrected time, not its own, so that one wrong clock on the way does not mislead the nodes below it. DESIGN §5.
 
 use crate::limits::CLOCK_TRUST_MS;
 use crate::time::Now;
@@ -13,6 +14,8 @@ pub(crate) struct Clock {
     /// Unix time minus monotonic time at the last look.
     base_ms: Option<i64>,
     jumped: bool,
+    /// There is an uplink to learn from, and nothing was learned yet.
+    ignorant: bool,
     /// The latest time the spool remembers.
     floor_ms: u64,
 }
@@ -22,8 +25,9 @@ fn signed(ms: u64) -> i64 {
 }
 
 impl Clock {
-    pub(crate) fn start(&mut self, floor_ms: u64, now: Now) {
+    pub(crate) fn start(&mut self, floor_ms: u64, has_uplink: bool, now: Now) {
         self.floor_ms = floor_ms;
+        self.ignorant = has_uplink;
         self.base_ms = Some(signed(now.wall_ms) - signed(now.mono_ms));
         self.jumped = now.wall_ms.saturating_add(CLOCK_TRUST_MS) < floor_ms;
     }
@@ -39,6 +43,7 @@ impl Clock {
 
     /// Takes the uplink's time, read `round_trip_ms` ago there and back.
     pub(crate) fn measure(&mut self, theirs_ms: u64, round_trip_ms: u64, now: Now) {
+        self.ignorant = false;
         self.offset_ms = signed(theirs_ms) + signed(round_trip_ms / 2) - signed(now.wall_ms);
         if self.offset_ms.unsigned_abs() <= CLOCK_TRUST_MS {
             self.jumped = false;
@@ -50,7 +55,12 @@ impl Clock {
     }
 
     pub(crate) const fn trusted(&self) -> bool {
-        !self.jumped && self.offset_ms.unsigned_abs() <= CLOCK_TRUST_MS
+        !self.jumped && !self.ignorant && self.offset_ms.unsigned_abs() <= CLOCK_TRUST_MS
+    }
+
+    /// The time to tell a neighbour: what the top of the tree would say, or 0 while that is not known here.
+    pub(crate) const fn told_ms(&self, now: Now) -> u64 {
+        if self.ignorant { 0 } else { self.corrected_ms(now) }
     }
 
     /// Unix time as the uplink would say.
@@ -73,7 +83,7 @@ mod tests {
     #[track_caller]
     fn check(steps: impl FnOnce(&mut Clock), trusted: bool) -> Clock {
         let mut clock = Clock::default();
-        clock.start(START.wall_ms, START);
+        clock.start(START.wall_ms, false, START);
         steps(&mut clock);
         assert_eq!(clock.trusted(), trusted);
         clock
@@ -84,7 +94,8 @@ mod tests {
         check(|c| c.look(later(DAY, 0)), true);
         check(|c| c.look(later(DAY, 3 * DAY as i64)), false);
         check(|c| c.measure(START.wall_ms + 3 * DAY, 0, START), false);
-        check(|c| c.start(START.wall_ms + DAY, START), false);
+        check(|c| c.start(START.wall_ms + DAY, false, START), false);
+        check(|c| c.start(START.wall_ms, true, START), false);
     }
 
     #[test]

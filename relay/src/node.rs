@@ -90,7 +90,8 @@ pub struct Node {
     /// Neighbours whose next own record has to be flooded.
     to_flood: BTreeSet<NodeId>,
     own_record: Option<Signed>,
-    own_inboxes_changed: bool,
+    /// The uplink that the newest own record names, also while that record waits to be signed; `None`: none was made yet.
+    announced: Option<Option<NodeId>>,
     room_bytes: u64,
     next_row: u64,
     next_prune_ms: u64,
@@ -130,7 +131,7 @@ impl Node {
             lives: BTreeMap::new(),
             to_flood: BTreeSet::new(),
             own_record: None,
-            own_inboxes_changed: false,
+            announced: None,
             room_bytes: u64::MAX,
             next_row: 1,
             next_prune_ms: 0,

@@ -1,1 +1,3 @@
+//! Whole-system tests: what they share.
 
+pub mod sim;

@@ -342,11 +342,16 @@ impl Node {
         }
         let Some(live) = self.custody.remove(row) else { return };
         if live.message.recipients.is_empty() {
-            return self.op(Op::DeleteMessage { row });
+            self.op(Op::DeleteMessage { row });
+        } else {
+            let until_ms = live.deadline_ms.saturating_add(limits::REMEMBER_MS);
+            let recipients = live.message.recipients.iter().map(|r| (r.recipient.ordinal, r.state)).collect();
+            self.custody.settle(live.message.id, Settled { until_ms, recipients });
+            self.op(Op::SettleMessage { row, message: live.message, until_ms });
         }
-        let until_ms = live.deadline_ms.saturating_add(limits::REMEMBER_MS);
-        let recipients = live.message.recipients.iter().map(|r| (r.recipient.ordinal, r.state)).collect();
-        self.custody.settle(live.message.id, Settled { until_ms, recipients });
-        self.op(Op::SettleMessage { row, message: live.message, until_ms });
+        // Its payload may still have been on the way; whoever sends it is free of it all the same.
+        for (link, number) in live.sources {
+            self.then(After::Ack(link, number));
+        }
     }
 }

@@ -88,7 +88,6 @@ impl Node {
         }
         if new {
             self.op(Op::PutInbox(inbox));
-            self.own_inboxes_changed = true;
             self.announce();
         }
         self.then(After::Inbox(ticket, Ok(())));
@@ -108,7 +107,6 @@ impl Node {
         }
         self.inboxes.forget(&inbox);
         self.op(Op::DeleteInbox(inbox));
-        self.own_inboxes_changed = true;
         self.announce();
         self.then(After::Inbox(ticket, Ok(())));
     }

@@ -24,7 +24,7 @@ impl Node {
             counter: self.row.starts,
             highest_of_yours,
             spool_room_bytes: self.room_bytes,
-            clock_ms: self.now.wall_ms,
+            clock_ms: self.clock.told_ms(self.now),
             addresses: self.config.addresses.clone(),
         };
         self.send(link, Frame::Hello(hello));
@@ -68,7 +68,8 @@ impl Node {
         match frame {
             Frame::Hello(hello) => self.hello(link, hello),
             Frame::Ping { number, .. } => {
-                self.send(link, Frame::Pong { number, clock_ms: self.now.wall_ms });
+                let clock_ms = self.clock.told_ms(self.now);
+                self.send(link, Frame::Pong { number, clock_ms });
             }
             Frame::Pong { number, clock_ms } => self.pong(link, number, clock_ms),
             Frame::Want { offer, units } => self.wanted(link, offer, &units),
@@ -124,7 +125,7 @@ impl Node {
     }
 
     pub(super) fn ping(&mut self, id: LinkId) {
-        let (number, clock_ms) = (self.now.mono_ms, self.now.wall_ms);
+        let (number, clock_ms) = (self.now.mono_ms, self.clock.told_ms(self.now));
         if let Some(link) = self.links.get_mut(id) {
             link.pinged_ms = Some(number);
             self.send(id, Frame::Ping { number, clock_ms });
@@ -139,6 +140,9 @@ impl Node {
     }
 
     fn measured(&mut self, id: LinkId, theirs_ms: u64, round_trip_ms: u64) {
+        if theirs_ms == 0 {
+            return;
+        }
         let there = i64::try_from(theirs_ms.saturating_add(round_trip_ms / 2)).unwrap_or(i64::MAX);
         let offset = there.saturating_sub(i64::try_from(self.now.wall_ms).unwrap_or(i64::MAX));
         let Some(link) = self.links.get_mut(id) else { return };

@@ -18,8 +18,8 @@ impl Node {
         if !self.started {
             return;
         }
-        self.own_inboxes_changed = false;
         let active = self.links.active_peer();
+        self.announced = Some(active);
         let mut uplinks: Vec<NodeId> = active.into_iter().collect();
         for link in self.links.iter().filter(|l| matches!(l.side, Side::Up(_))) {
             if !uplinks.contains(&link.peer.node) && uplinks.len() < tram_proto::limits::UPLINKS {
@@ -64,13 +64,12 @@ impl Node {
     /// Another uplink carries what goes up, or none: say so, and tell it of the nodes below.
     pub(super) fn uplink_changed(&mut self) {
         let active = self.links.active();
-        let said = self.own_record.as_ref().and_then(|s| NodeRecord::decode(&s.statement).ok());
         if let Some(link) = active {
             let below: Vec<Signed> = self.routing.below().map(|k| k.signed.clone()).collect();
             for record in below {
                 self.outputs.push_back(Output::SendRecord { link, record, flood: false });
             }
-            if said.is_none_or(|r| r.active != self.links.active_peer()) {
+            if self.announced != Some(self.links.active_peer()) {
                 self.announce();
             } else {
                 self.send_own_record(link);

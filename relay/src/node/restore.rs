@@ -55,7 +55,7 @@ impl Node {
     }
 
     pub(super) fn start(&mut self, mut node: NodeRow, inboxes: Vec<Inbox>) {
-        self.clock.start(node.clock_ms, self.now);
+        self.clock.start(node.clock_ms, self.config.has_uplink, self.now);
         node.clock_ms = node.clock_ms.max(self.now.wall_ms);
         self.row = node;
         self.started = true;
@@ -83,7 +83,10 @@ impl Node {
                 self.completed(row, root);
             }
         }
-        self.announce();
+        // With an uplink, the first record of this life is made when it is clear which one is in use.
+        if !self.config.has_uplink {
+            self.announce();
+        }
         self.reroute();
         self.hand_out();
     }
