@@ -5,7 +5,6 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
 use tram_proto::limits;
 
@@ -47,18 +46,15 @@ impl Place {
         let bytes = path.as_os_str().len();
         if bytes > limits::SOCKET_PATH_BYTES {
             let max = limits::SOCKET_PATH_BYTES;
-            return Err(unreachable(format!("the path has {bytes} bytes, a socket's may have {max}: use a shorter --dir")));
+            return Err(unreachable(format!(
+                "the path has {bytes} bytes, a socket's may have {max}: use a shorter --dir"
+            )));
         }
         let Some(text) = path.to_str() else {
             return Err(unreachable("the path is not UTF-8".to_owned()));
         };
-        let until = Instant::now() + STARTING;
-        while let Err(error) = UnixStream::connect(&path) {
-            let absent = matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused);
-            if !(absent && self.config.exists()) || Instant::now() >= until {
-                return Err(unreachable(self.explain(&error)));
-            }
-            tokio::time::sleep(RETRY).await;
+        if let Err(error) = self.wait_for(&path).await {
+            return Err(unreachable(self.explain(&error)));
         }
         Endpoint::from_shared(format!("unix://{text}"))
             .map(|endpoint| {
@@ -73,12 +69,28 @@ impl Place {
             .map_err(|error| unreachable(error.to_string()))
     }
 
+    /// Returns once somebody listens, or why nobody does.
+    async fn wait_for(&self, path: &Path) -> io::Result<()> {
+        let try_again = async {
+            loop {
+                match UnixStream::connect(path) {
+                    Err(error) if absent(&error) && self.config.exists() => tokio::time::sleep(RETRY).await,
+                    other => return other.map(drop),
+                }
+            }
+        };
+        match tokio::time::timeout(STARTING, try_again).await {
+            Ok(result) => result,
+            Err(_) => UnixStream::connect(path).map(drop),
+        }
+    }
+
     fn explain(&self, error: &io::Error) -> String {
         match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused if self.config.exists() => {
+            _ if absent(error) && self.config.exists() => {
                 format!("the daemon is not running ({error}): start it with `tramd run`, or see its log")
             }
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            _ if absent(error) => {
                 format!("there is no node ({} is missing): name its directory with --dir", self.config.display())
             }
             io::ErrorKind::PermissionDenied => {
@@ -87,4 +99,8 @@ impl Place {
             _ => error.to_string(),
         }
     }
+}
+
+fn absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
 }

@@ -126,6 +126,23 @@ impl Inbound {
         }
     }
 
+    /// Whether a message has come, so that [`Self::next`] will not wait.
+    #[must_use]
+    pub const fn has_come(&self) -> bool {
+        self.come.is_some()
+    }
+
+    /// Waits until a message has come. Safe to cancel.
+    ///
+    /// # Errors
+    /// [`Error`]; [`Error::Lost`] when the node stops.
+    pub async fn come(&mut self) -> Result<(), Error> {
+        while self.come.is_none() {
+            self.advance().await?;
+        }
+        Ok(())
+    }
+
     /// Takes one event off the stream and drops it when it is a part. Not called while a message that came has not been
     /// taken, for the parts behind it are still wanted.
     async fn advance(&mut self) -> Result<(), Error> {

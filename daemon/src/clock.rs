@@ -7,6 +7,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use tram_relay::time::Now;
 
+#[expect(clippy::disallowed_methods, reason = "this is the one place")]
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// This node's clock.
@@ -24,6 +25,7 @@ impl Clock {
 
     /// Unix milliseconds by this node's clock.
     #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "this is the one place")]
     pub fn wall_ms(self) -> u64 {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX).saturating_add_signed(self.offset_ms)

@@ -27,87 +27,29 @@ pub mod trust;
 mod writer;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::watch;
-use tram_proto::id::{CertHash, Digest, NodeId};
-use tram_proto::manifest::Layout;
+use tram_proto::id::NodeId;
 use tram_proto::name::NodeName;
-use tram_proto::statement::Signed;
-use tram_relay::input::{Held, Row};
+use tram_relay::input::{LinkId, Side};
 
 use crate::clock::Clock;
 use crate::engine::handle::EngineHandle;
 use crate::link::trust::Trust;
+use crate::spool::{Spool, SpoolError};
+
+pub(crate) use fault::explain;
 
 /// A repeated cause of one peer is logged once in this time, in milliseconds.
 const SAY_AGAIN_MS: u64 = 10 * 60 * 1000;
 /// Causes remembered for that; beyond them the memory starts anew.
 const CAUSES: usize = 1024;
-
-/// Why the spool did not do what a link asked.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum SpoolFault {
-    /// No room now.
-    #[error("spool full")]
-    Full,
-    /// It is not there.
-    #[error("it is not in the spool")]
-    Missing,
-    /// Anything else.
-    #[error("{0}")]
-    Other(String),
-}
-
-/// What links ask of the spool. Every call may block on the disk.
-pub trait Spool: Send + Sync + 'static {
-    /// The envelope of a message.
-    ///
-    /// # Errors
-    /// [`SpoolFault`].
-    fn envelope(&self, row: Row) -> Result<Signed, SpoolFault>;
-    /// The payload of a message, when it is small.
-    ///
-    /// # Errors
-    /// [`SpoolFault`].
-    fn inline(&self, row: Row) -> Result<Option<Bytes>, SpoolFault>;
-    /// A receipt on its way.
-    ///
-    /// # Errors
-    /// [`SpoolFault`].
-    fn receipt(&self, row: Row) -> Result<Signed, SpoolFault>;
-    /// The certificates of a signer, leaf first.
-    ///
-    /// # Errors
-    /// [`SpoolFault`].
-    fn chain(&self, signer: &CertHash) -> Result<Option<Vec<Bytes>>, SpoolFault>;
-    /// Keeps the certificates of a signer.
-    ///
-    /// # Errors
-    /// [`SpoolFault`].
-    fn put_chain(&self, chain: &[Bytes]) -> Result<(), SpoolFault>;
-    /// What is here of a payload.
-    ///
-    /// # Errors
-    /// [`SpoolFault`].
-    fn held(&self, root: Digest, layout: Layout) -> Result<Held, SpoolFault>;
-    /// One unit of a payload.
-    ///
-    /// # Errors
-    /// [`SpoolFault`].
-    fn unit(&self, root: Digest, layout: Layout, number: u64) -> Result<Bytes, SpoolFault>;
-    /// Stores consecutive verified units; they are durable when this returns.
-    ///
-    /// # Errors
-    /// [`SpoolFault`].
-    fn store(&self, root: Digest, layout: Layout, first: u64, units: Vec<Bytes>) -> Result<(), SpoolFault>;
-}
 
 /// What all links of this node share.
 pub struct Here {
@@ -124,7 +66,20 @@ pub struct Here {
     /// The PKI.
     pub trust: Arc<dyn Trust>,
     said: Mutex<HashMap<(String, String), u64>>,
-    open: watch::Sender<usize>,
+    open: watch::Sender<BTreeMap<LinkId, OpenLink>>,
+}
+
+/// A connection that serves a link now.
+#[derive(Debug, Clone)]
+pub struct OpenLink {
+    /// The neighbour.
+    pub peer: NodeName,
+    /// Above or below.
+    pub side: Side,
+    /// Since when, Unix milliseconds.
+    pub since_ms: u64,
+    /// For its address and counters.
+    pub connection: quinn::Connection,
 }
 
 impl Debug for Here {
@@ -143,14 +98,20 @@ impl Here {
         spool: Arc<dyn Spool>,
         trust: Arc<dyn Trust>,
     ) -> Arc<Self> {
-        let (said, open) = (Mutex::default(), watch::Sender::new(0));
+        let (said, open) = (Mutex::default(), watch::Sender::new(BTreeMap::new()));
         Arc::new(Self { id, name, clock, engine, spool, trust, said, open })
     }
 
     /// Waits until every link has said bye and closed, at most so long.
     pub async fn closed(&self, at_most: Duration) {
         let mut open = self.open.subscribe();
-        let _ = tokio::time::timeout(at_most, open.wait_for(|open| *open == 0)).await;
+        let _ = tokio::time::timeout(at_most, open.wait_for(BTreeMap::is_empty)).await;
+    }
+
+    /// The connections that serve links now.
+    #[must_use]
+    pub fn connections(&self) -> Vec<OpenLink> {
+        self.open.borrow().values().cloned().collect()
     }
 
     /// Whether to log this cause for this peer now: each distinct one once in ten minutes.
@@ -171,10 +132,16 @@ impl Here {
     /// Runs a call of the spool where it may block.
     async fn on_disk<T: Send + 'static>(
         &self,
-        call: impl FnOnce(&dyn Spool) -> Result<T, SpoolFault> + Send + 'static,
-    ) -> Result<T, SpoolFault> {
+        call: impl FnOnce(&dyn Spool) -> Result<T, SpoolError> + Send + 'static,
+    ) -> Result<T, SpoolError> {
         let spool = self.spool.clone();
-        let done = tokio::task::spawn_blocking(move || call(spool.as_ref())).await;
-        done.unwrap_or_else(|error| Err(SpoolFault::Other(error.to_string())))
+        match tokio::task::spawn_blocking(move || call(spool.as_ref())).await {
+            Ok(done) => done,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The runtime is ending, and this task with it.
+                Err(_) => std::future::pending().await,
+            },
+        }
     }
 }

@@ -7,7 +7,7 @@
 //! | `app`, `admin` | the two gRPC services, call by call |
 //! | `submit`, `deliver` | payload in, payload out |
 //! | `watch`, `trace` | what became of a message |
-//! | [`station`], [`store`] | what this module needs of the rest of the daemon |
+//! | [`station`] | what this module needs of the rest of the daemon, beside engine and spool |
 //! | `refusal` | how a "no" looks on the socket |
 //!
 //! Never decides about messages (the core does) and never holds a whole payload over the inline limit. Guarantees that
@@ -21,7 +21,6 @@ mod deliver;
 mod refusal;
 mod sockets;
 pub mod station;
-pub mod store;
 mod submit;
 mod trace;
 mod watch;
@@ -34,12 +33,14 @@ use std::sync::Arc;
 
 use tokio::sync::watch::{Receiver, channel};
 use tokio_stream::wrappers::UnixListenerStream;
+use tonic::Status;
 use tonic::transport::Server;
 use tram_proto::limits;
 use tram_proto::local::admin_server::AdminServer;
 use tram_proto::local::app_server::AppServer;
 
 use crate::engine::handle::EngineHandle;
+use crate::spool::Spool;
 
 pub use sockets::{BindError, Sockets};
 
@@ -56,7 +57,7 @@ pub struct Door {
     /// The engine.
     pub engine: EngineHandle,
     /// The spool.
-    pub store: Arc<dyn store::Store>,
+    pub spool: Arc<dyn Spool>,
     /// What the daemon knows of this node beside the engine.
     pub station: Arc<dyn station::Station>,
     /// The PKI's registry and tokens; `None` on a node that issues no certificates.
@@ -69,12 +70,12 @@ pub struct Door {
 ///
 /// # Errors
 /// When accepting fails for good.
-pub async fn serve(sockets: Sockets, door: Door, stop: impl Future<Output = ()>) -> Result<(), tonic::transport::Error> {
+pub async fn serve(
+    sockets: Sockets,
+    door: Door,
+    stop: impl Future<Output = ()>,
+) -> Result<(), tonic::transport::Error> {
     let (stopping, stopped) = channel(false);
-    let until = |mut stopped: Receiver<bool>| async move {
-        // The sender lives until both servers have ended.
-        let _ = stopped.wait_for(|stop| *stop).await;
-    };
     let app = AppServer::new(app::Service::new(door.clone(), stopped.clone())).max_decoding_message_size(REQUEST_BYTES);
     let admin = AdminServer::new(admin::Service::new(door)).max_decoding_message_size(REQUEST_BYTES);
     let (files, app_socket, admin_socket) = sockets.into_parts();
@@ -91,6 +92,17 @@ pub async fn serve(sockets: Sockets, door: Door, stop: impl Future<Output = ()>)
     };
     drop(files);
     result.map(|_| ())
+}
+
+/// Resolves when the sockets are to close.
+async fn until(mut stopped: Receiver<bool>) {
+    // The sender lives until both servers have ended.
+    let _ = stopped.wait_for(|stop| *stop).await;
+}
+
+/// Runs calls of the spool where they may block.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Status> + Send + 'static) -> Result<T, Status> {
+    tokio::task::spawn_blocking(work).await.map_err(refusal::broken)?
 }
 
 fn server() -> Server {

@@ -48,6 +48,9 @@ const SOCKET_BUFFER_LOW_BYTES: usize = 1 << 20;
 const INCOMING: usize = 256;
 const INCOMING_BYTES: u64 = 4 << 20;
 
+/// TLS wants a server name; verifiers look at the certificate's own. `.invalid` is never resolved (RFC 6761).
+pub(crate) const SERVER_NAME: &str = "tram.invalid";
+
 /// What a node keeps so that its neighbours notice a restart: 64 secret bytes each.
 #[derive(Clone)]
 pub struct QuicKeys {
@@ -161,13 +164,12 @@ impl Endpoints {
                 return Ok(endpoint.clone());
             }
         }
-        let any: IpAddr = if remote.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         let slot = &mut clients[usize::from(remote.is_ipv6())];
         if let Some(endpoint) = slot {
             return Ok(endpoint.clone());
         }
-        let endpoint = bind(SocketAddr::new(any, 0), &self.keys)?;
+        let endpoint = bind(any_address_towards(remote), &self.keys)?;
         Ok(slot.insert(endpoint).clone())
     }
 
@@ -202,6 +204,12 @@ pub(crate) fn server(tls: rustls::ServerConfig, keys: &QuicKeys) -> Result<Serve
     let mut config = ServerConfig::new(Arc::new(crypto), Arc::new(token));
     config.max_incoming(INCOMING).incoming_buffer_size(64 << 10).incoming_buffer_size_total(INCOMING_BYTES);
     Ok(config)
+}
+
+/// The wildcard address of the family of `remote`, with any port.
+pub(crate) fn any_address_towards(remote: SocketAddr) -> SocketAddr {
+    let any: IpAddr = if remote.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+    SocketAddr::new(any, 0)
 }
 
 fn bind(address: SocketAddr, keys: &QuicKeys) -> Result<quinn::Endpoint, OpenError> {

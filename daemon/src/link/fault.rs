@@ -5,7 +5,7 @@ use tram_proto::error::WireError;
 use tram_relay::output::CloseReason;
 
 use crate::engine::handle::Stopped;
-use crate::link::SpoolFault;
+use crate::spool::SpoolError;
 
 /// Codes of `Bye` and of the QUIC close that the daemon adds to [`CloseReason::code`].
 const PROTOCOL: u32 = CloseReason::Protocol("").code();
@@ -24,6 +24,9 @@ pub(crate) enum Fault {
     Protocol(&'static str),
     #[error("protocol error: a {frame} frame has no place on a {stream} stream")]
     Misplaced { frame: &'static str, stream: &'static str },
+    /// The peer broke off a stream; it usually says why a moment later.
+    #[error("protocol error: the peer broke off a stream that lasts as long as the link")]
+    Broken,
     #[error("{0} runs with bytes that are not those of the payload; the last: {1}")]
     WrongBytes(u32, String),
     #[error("a record was not believed: {0}")]
@@ -34,6 +37,9 @@ pub(crate) enum Fault {
     Spool(String),
     #[error("the peer takes nothing: no stream was free for {0} s")]
     Stalled(u64),
+    /// The engine gave the link up: more waited for it than may wait.
+    #[error("this node's link tasks fell behind")]
+    Dropped,
     /// The core wants it so.
     #[error("{0}")]
     Core(CloseReason),
@@ -50,12 +56,12 @@ impl Fault {
     /// What to tell the peer, when it does not know yet.
     pub(crate) fn farewell(&self) -> Option<(u32, String)> {
         let code = match self {
-            Self::Wire(_) | Self::Protocol(_) | Self::Misplaced { .. } => PROTOCOL,
+            Self::Wire(_) | Self::Protocol(_) | Self::Misplaced { .. } | Self::Broken => PROTOCOL,
             Self::WrongBytes(..) => WRONG_BYTES,
             Self::Record(_) => NOT_TRUSTED,
             Self::SpoolFull => SPOOL_FULL,
             Self::Spool(_) => SPOOL,
-            Self::Stalled(_) => STALLED,
+            Self::Stalled(_) | Self::Dropped => STALLED,
             Self::Core(reason) => reason.code(),
             Self::Stopped => CloseReason::Shutdown.code(),
             Self::Bye { .. } | Self::Lost(_) => return None,
@@ -75,7 +81,10 @@ impl Fault {
 
     /// Nobody's fault: not worth a warning.
     pub(crate) const fn is_orderly(&self) -> bool {
-        matches!(self, Self::Stopped | Self::Core(CloseReason::Shutdown | CloseReason::Replaced) | Self::Bye { code: 0, .. })
+        matches!(
+            self,
+            Self::Stopped | Self::Core(CloseReason::Shutdown | CloseReason::Replaced) | Self::Bye { code: 0, .. }
+        )
     }
 }
 
@@ -85,10 +94,10 @@ impl From<Stopped> for Fault {
     }
 }
 
-impl From<SpoolFault> for Fault {
-    fn from(fault: SpoolFault) -> Self {
+impl From<SpoolError> for Fault {
+    fn from(fault: SpoolError) -> Self {
         match fault {
-            SpoolFault::Full => Self::SpoolFull,
+            SpoolError::Full { .. } => Self::SpoolFull,
             other => Self::Spool(other.to_string()),
         }
     }
@@ -98,7 +107,7 @@ impl From<ReadError> for Fault {
     fn from(error: ReadError) -> Self {
         match error {
             ReadError::ConnectionLost(error) => Self::Lost(error),
-            _ => Self::Protocol("a stream was reset"),
+            _ => Self::Broken,
         }
     }
 }
@@ -116,7 +125,7 @@ impl From<WriteError> for Fault {
     fn from(error: WriteError) -> Self {
         match error {
             WriteError::ConnectionLost(error) => Self::Lost(error),
-            _ => Self::Protocol("a stream was stopped"),
+            _ => Self::Broken,
         }
     }
 }

@@ -133,13 +133,17 @@ async fn offers(link: &Link, stream: RecvStream, precedence: Precedence) -> Resu
     Ok(())
 }
 
-async fn take_offer(link: &Link, signers: &mut Signers, offer: Offer, precedence: Precedence) -> Result<(), Fault> {
+async fn take_offer(link: &Link, signers: &mut Signers, mut offer: Offer, precedence: Precedence) -> Result<(), Fault> {
     let statement = &offer.envelope.statement;
     let (id, body) = (MessageId::of(statement), Box::new(Body::decode(statement)?));
     if body.precedence != precedence {
         return Err(Fault::Protocol("an offer came on the stream of another precedence"));
     }
     let layout = Layout::new(body.payload_bytes)?;
+    if body.payload_bytes == 0 {
+        // Nothing and no payload are the same on the wire.
+        offer.inline.get_or_insert_default();
+    }
     let held = match &offer.inline {
         Some(_) if body.payload_bytes > INLINE_BYTES as u64 => {
             return Err(Fault::Protocol("an offer holds a payload that must travel as chunks"));
@@ -153,6 +157,7 @@ async fn take_offer(link: &Link, signers: &mut Signers, offer: Offer, precedence
         }
         None => {
             link.offered().note(&body, layout);
+            link.came.notify_waiters();
             let root = body.payload_root;
             link.here.on_disk(move |spool| spool.held(root, layout)).await?
         }
@@ -165,7 +170,7 @@ async fn take_offer(link: &Link, signers: &mut Signers, offer: Offer, precedence
             Err(why) => Err(why),
         };
         if let Err(why) = &believed {
-            link.warn(&format!("envelope {id} is not believed: {why}"));
+            link.warn("an envelope is not believed", &format!("{id}: {why}"));
         }
         Some(believed.is_ok())
     } else {
@@ -180,8 +185,10 @@ fn is_ours(link: &Link, offer: &Offer, body: &Body) -> Result<bool, WireError> {
     for recipient in &offer.recipients {
         if recipient.ordinal.list.is_none() {
             let address = usize::try_from(recipient.ordinal.index).ok().and_then(|index| body.to.get(index));
-            let address = address
-                .ok_or(WireError::Malformed { what: "offer", why: "a recipient is not among the envelope's addresses" })?;
+            let address = address.ok_or(WireError::Malformed {
+                what: "offer",
+                why: "a recipient is not among the envelope's addresses",
+            })?;
             ours |= address.node == link.here.name;
         }
         ours |= recipient.node == Some(link.here.id);
@@ -205,7 +212,7 @@ async fn receipts(link: &Link, stream: RecvStream) -> Result<(), Fault> {
         let signer = if receipt.origin == link.here.id {
             let signer = signers.verify(link, Kind::Receipt, &signed, receipt.at_ms).await?;
             if let Err(why) = &signer {
-                link.warn(&format!("a receipt of {} for {} is not believed: {why}", receipt.name, receipt.message));
+                link.warn("a receipt is not believed", &format!("of {} for {}: {why}", receipt.name, receipt.message));
             }
             signer.ok()
         } else {

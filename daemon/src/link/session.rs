@@ -1,12 +1,12 @@
 //! One connection: who is there, the tasks that serve it, and its end.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use quinn::{Connection, RecvStream, SendStream, VarInt};
+use quinn::{Connection, ConnectionError, RecvStream, SendStream, VarInt};
 use rustls_pki_types::CertificateDer;
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -18,8 +18,8 @@ use tram_relay::input::{Input, LinkId, Side, Signer};
 use crate::engine::handle::{LINK_COMMANDS, Request, Stopped};
 use crate::link::fault::Fault;
 use crate::link::offered::Offered;
-use crate::link::writer::{self, Letter, Queue};
-use crate::link::{Here, reader};
+use crate::link::writer::{self, Letter};
+use crate::link::{Here, OpenLink, reader};
 
 /// A bye is given so long to reach the peer. quinn 0.11 loses a close while it is congested, a bye it does not.
 const BYE: Duration = Duration::from_millis(500);
@@ -39,8 +39,11 @@ pub(crate) struct Link {
     pub(crate) urgent_readers: Semaphore,
     /// Head and pages that were verified of late, by root and number, until they can be read from the spool.
     pub(crate) manifests: Mutex<VecDeque<(Digest, u64, Bytes)>>,
-    pub(crate) manifest_came: Notify,
+    /// An offer was noted or a manifest unit verified: runs may wait for either.
+    pub(crate) came: Notify,
     pub(crate) wrong_runs: AtomicU32,
+    /// Hashes of the chains that were accepted and kept: one comes over up to seven streams.
+    pub(crate) chains: Mutex<HashSet<[u8; 32]>>,
     offered: Mutex<Offered>,
     kinds_seen: AtomicU8,
     heard: AtomicBool,
@@ -74,9 +77,10 @@ impl Link {
         self.here.engine.input(input).await
     }
 
-    pub(crate) fn warn(&self, what: &str) {
+    /// Logs something about this peer, at most once in ten minutes for each `what`: the detail is the peer's to vary.
+    pub(crate) fn warn(&self, what: &'static str, detail: &str) {
         if self.here.is_news(self.peer.name.as_str(), what) {
-            tracing::warn!(peer = %self.peer.name, "{what}");
+            tracing::warn!(peer = %self.peer.name, "{what}: {detail}");
         }
     }
 }
@@ -122,13 +126,10 @@ pub(crate) async fn run(
     side: Side,
     on_heard: impl Fn() + Send + Sync + 'static,
 ) -> Fault {
-    let peer = match peer_of(&here, &connection) {
-        Ok(peer) => peer,
-        Err(_) => {
-            let fault = Fault::Protocol("the certificate is not a node's");
-            close(&connection, &fault);
-            return fault;
-        }
+    let Ok(peer) = peer_of(&here, &connection) else {
+        let fault = Fault::Protocol("the certificate is not a node's");
+        close(&connection, &fault);
+        return fault;
     };
     let control = tokio::time::timeout(CONTROL, control_stream(&connection, side));
     let (send, recv) = match control.await.unwrap_or(Err(Fault::Protocol("no control stream was opened"))) {
@@ -145,18 +146,24 @@ pub(crate) async fn run(
         readers: Semaphore::new(READERS),
         urgent_readers: Semaphore::new(URGENT_READERS),
         manifests: Mutex::default(),
-        manifest_came: Notify::new(),
+        came: Notify::new(),
         wrong_runs: AtomicU32::new(0),
+        chains: Mutex::default(),
         offered: Mutex::default(),
         kinds_seen: AtomicU8::new(0),
         heard: AtomicBool::new(false),
         on_heard: Box::new(on_heard),
     });
-    here.open.send_modify(|open| *open += 1);
+    let open = OpenLink { peer: peer.name, side, since_ms: here.clock.wall_ms(), connection: connection.clone() };
+    here.open.send_modify(|links| {
+        links.insert(link.id, open);
+    });
     let fault = serve(&link, &connection, side, (send, recv)).await;
-    let _ = link.tell(Input::LinkDown { link: link.id }).await;
-    here.open.send_modify(|open| *open -= 1);
-    fault
+    let told = link.tell(Input::LinkDown { link: link.id }).await;
+    here.open.send_modify(|links| {
+        links.remove(&link.id);
+    });
+    told.map_or(Fault::Stopped, |()| fault)
 }
 
 async fn serve(link: &Arc<Link>, connection: &Connection, side: Side, control: (SendStream, RecvStream)) -> Fault {
@@ -167,37 +174,44 @@ async fn serve(link: &Arc<Link>, connection: &Connection, side: Side, control: (
         return Fault::Stopped;
     }
     let (send, recv) = control;
-    let (queue, letters) = Queue::new();
+    let (queue, letters) = mpsc::channel(LINK_COMMANDS);
     let mut last_words = tokio::spawn(writer::stream(link.clone(), send, letters));
 
     let mut tasks = JoinSet::new();
     tasks.spawn(reader::control(link.clone(), recv));
     tasks.spawn(reader::streams(link.clone(), connection.clone()));
     tasks.spawn(writer::run(link.clone(), connection.clone(), outputs, queue.clone()));
-    let fault = loop {
-        tokio::select! {
-            Some(done) = tasks.join_next() => match done {
-                Ok(Ok(())) => {}
-                Ok(Err(fault)) => break fault,
-                Err(error) => break Fault::Spool(error.to_string()),
-            },
-            error = connection.closed() => break Fault::Lost(error),
-        }
-    };
+    let fault = first_fault(&mut tasks, connection).await;
     tasks.shutdown().await;
     if let Some((code, reason)) = fault.farewell() {
-        queue.push(Letter::Frame(Frame::Bye { code, reason: clip(&reason).to_owned() }), None);
+        let bye = Frame::Bye { code, reason: clip(&reason).to_owned() };
+        let _ = queue.try_send(Box::new(Letter::Frame(bye)));
         drop(queue);
         let _ = tokio::time::timeout(BYE, &mut last_words).await;
     }
     last_words.abort();
     close(connection, &fault);
-    match fault {
-        // The tasks see only that their streams broke; the connection knows why.
-        Fault::Lost(_) | Fault::Protocol("a stream was reset" | "a stream was stopped") => match connection.close_reason() {
-            Some(error) if error != quinn::ConnectionError::LocallyClosed => Fault::Lost(error),
-            _ => fault,
-        },
-        fault => fault,
+    match connection.close_reason() {
+        // A task sees only that its stream broke; the connection knows why.
+        Some(error) if fault == Fault::Broken && error != ConnectionError::LocallyClosed => Fault::Lost(error),
+        _ => fault,
+    }
+}
+
+/// Waits for the first task to fail or the connection to end. A peer that closes breaks its streams off a moment before
+/// its bye arrives: that is waited for.
+async fn first_fault(tasks: &mut JoinSet<Result<(), Fault>>, connection: &Connection) -> Fault {
+    let mut broken = false;
+    loop {
+        tokio::select! {
+            Some(done) = tasks.join_next() => match done {
+                Ok(Ok(())) => {}
+                Ok(Err(Fault::Broken)) => broken = true,
+                Ok(Err(fault)) => return fault,
+                Err(error) => return Fault::Spool(error.to_string()),
+            },
+            error = connection.closed() => return Fault::Lost(error),
+            () = tokio::time::sleep(BYE), if broken => return Fault::Broken,
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Certificates of signers, as one stream brings them ahead of statements.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use tram_pki::hash::cert_hash;
@@ -15,6 +15,9 @@ use crate::link::session::Link;
 /// Chains kept at hand for one stream; all of them are in the spool too.
 const CHAINS: usize = 64;
 
+/// Chains remembered as accepted on one link.
+const ACCEPTED: usize = 4096;
+
 /// The chains that came over one stream.
 #[derive(Default)]
 pub(crate) struct Signers {
@@ -25,8 +28,14 @@ impl Signers {
     /// Takes a chain and makes it durable, so that the statements after it can be forwarded with it. One that proves
     /// nothing is passed over: what it was to vouch for will not be believed.
     pub(crate) async fn learn(&mut self, link: &Link, chain: Vec<Bytes>) -> Result<(), Fault> {
+        let mut hasher = blake3::Hasher::new();
+        chain.iter().for_each(|der| _ = hasher.update(blake3::hash(der).as_bytes()));
+        let whole = *hasher.finalize().as_bytes();
+        if link.chains.lock().unwrap_or_else(PoisonError::into_inner).contains(&whole) {
+            return Ok(());
+        }
         if let Err(why) = link.here.trust.chain(&chain) {
-            link.warn(&format!("a signer's certificates were not accepted: {why}"));
+            link.warn("a signer's certificates were not accepted", &why);
             return Ok(());
         }
         let Some(hash) = chain.first().map(|leaf| cert_hash(leaf)) else { return Ok(()) };
@@ -37,6 +46,11 @@ impl Signers {
             self.chains.clear();
         }
         self.chains.insert(hash, chain);
+        let mut accepted = link.chains.lock().unwrap_or_else(PoisonError::into_inner);
+        if accepted.len() >= ACCEPTED {
+            accepted.clear();
+        }
+        accepted.insert(whole);
         Ok(())
     }
 

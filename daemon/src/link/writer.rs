@@ -1,14 +1,15 @@
 //! Frames out: takes the core's outputs for one link and writes each to its stream.
 //!
-//! One task deals them out, one task per stream writes, so that a stream the peer does not read stops only itself. What
-//! waits is bounded: [`LINK_COMMANDS`] outputs in the channel and as many dealt out.
+//! One task deals them out and never waits, one task per stream writes, so that a stream the peer does not read stops
+//! only itself. What waits is bounded by the core, which lets 1,024 offers of a class go unacknowledged; a stream with
+//! [`LINK_COMMANDS`] waiting means that the peer reads nothing, and ends the link.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use quinn::{Connection, SendStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tram_proto::envelope::Precedence;
 use tram_proto::frame::{Frame, Offer, Recipient, StreamKind, Visit};
@@ -22,7 +23,7 @@ use crate::engine::handle::LINK_COMMANDS;
 use crate::link::fault::Fault;
 use crate::link::run;
 use crate::link::session::Link;
-use crate::link::{Spool, SpoolFault};
+use crate::spool::{Spool, SpoolError};
 
 /// Letters loaded and written at once on one stream.
 const BATCH: usize = 32;
@@ -61,22 +62,14 @@ pub(crate) enum Letter {
     Receipt { number: u64, row: Row },
 }
 
-type Posted = (Letter, Option<OwnedSemaphorePermit>);
+/// What waits for one stream. Boxed: a channel allocates 32 places at once, and an idle link should stay small.
+pub(crate) type Queue = mpsc::Sender<Box<Letter>>;
 
-/// What waits for one stream.
-#[derive(Clone)]
-pub(crate) struct Queue(mpsc::UnboundedSender<Posted>);
-
-impl Queue {
-    pub(crate) fn new() -> (Self, mpsc::UnboundedReceiver<Posted>) {
-        let (sender, receiver) = mpsc::unbounded_channel();
-        (Self(sender), receiver)
-    }
-
-    /// Its place among the [`LINK_COMMANDS`] is free again when the letter is written.
-    pub(crate) fn push(&self, letter: Letter, place: Option<OwnedSemaphorePermit>) {
-        // A stream that is gone takes the link with it, which tells the core.
-        let _ = self.0.send((letter, place));
+fn post<T>(queue: &mpsc::Sender<T>, letter: T) -> Result<(), Fault> {
+    match queue.try_send(letter) {
+        Err(mpsc::error::TrySendError::Full(_)) => Err(Fault::Dropped),
+        // A stream that is gone takes the link with it; that task says why.
+        Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
     }
 }
 
@@ -104,43 +97,41 @@ pub(crate) async fn run(
         let mut send = connection.open_uni().await.map_err(Fault::Lost)?;
         let _ = send.set_priority(priority(kind));
         send.write_all(&[kind.to_byte()]).await?;
-        let (queue, letters) = Queue::new();
+        let (queue, letters) = mpsc::channel(LINK_COMMANDS);
         tasks.spawn(stream(link.clone(), send, letters));
         queues.push((kind, queue));
     }
-    let (urgent, ordinary) = (mpsc::unbounded_channel(), mpsc::unbounded_channel());
+    let (urgent, ordinary) = (mpsc::channel(LINK_COMMANDS), mpsc::channel(LINK_COMMANDS));
     tasks.spawn(run::send(link.clone(), connection.clone(), urgent.1, true));
     tasks.spawn(run::send(link.clone(), connection, ordinary.1, false));
 
-    let places = Arc::new(Semaphore::new(LINK_COMMANDS));
-    let post = |kind: StreamKind, letter: Letter, place| match queues.iter().find(|(other, _)| *other == kind) {
-        Some((_, queue)) => queue.push(letter, place),
-        None => control.push(letter, place),
+    let deal = |kind: StreamKind, letter: Letter| {
+        let queue = queues.iter().find(|(other, _)| *other == kind).map_or(&control, |(_, queue)| queue);
+        post(queue, Box::new(letter))
     };
     loop {
         let output = tokio::select! {
-            output = outputs.recv() => output.ok_or(Fault::Stopped)?,
+            output = outputs.recv() => output.ok_or(Fault::Dropped)?,
             Some(done) = tasks.join_next() => {
                 done.unwrap_or(Err(Fault::Protocol("a writer failed")))?;
                 continue;
             }
         };
-        let place = places.clone().acquire_owned().await.ok();
         match output {
-            Output::Send { frame, .. } => post(StreamKind::Control, Letter::Frame(frame), place),
+            Output::Send { frame, .. } => deal(StreamKind::Control, Letter::Frame(frame))?,
             Output::SendRecord { record, flood, .. } => {
-                post(StreamKind::Control, Letter::Record { record, flood }, place);
+                deal(StreamKind::Control, Letter::Record { record, flood })?;
             }
             Output::SendReceipt { number, row, .. } => {
-                post(StreamKind::Receipts, Letter::Receipt { number, row }, place);
+                deal(StreamKind::Receipts, Letter::Receipt { number, row })?;
             }
             Output::SendOffer { number, row, precedence, visit, recipients, stamps, .. } => {
                 let letter = Letter::Offer { number, row, visit, recipients, stamps };
-                post(StreamKind::Class(precedence), letter, place);
+                deal(StreamKind::Class(precedence), letter)?;
             }
             Output::SendRun { root, payload_bytes, first, count, precedence, .. } => {
                 let queue = if run::is_urgent(precedence) { &urgent.0 } else { &ordinary.0 };
-                let _ = queue.send((run::Run { root, payload_bytes, first, count, precedence }, place));
+                post(queue, run::Run { root, payload_bytes, first, count, precedence })?;
             }
             Output::Close { reason, .. } => return Err(Fault::Core(reason)),
             other => tracing::error!("an output that is no link's reached a link: {other:?}"),
@@ -152,14 +143,17 @@ pub(crate) async fn run(
 pub(crate) async fn stream(
     link: Arc<Link>,
     mut send: SendStream,
-    mut letters: mpsc::UnboundedReceiver<Posted>,
+    mut letters: mpsc::Receiver<Box<Letter>>,
 ) -> Result<(), Fault> {
     let mut introduced = HashSet::new();
-    let mut batch = Vec::with_capacity(BATCH);
+    let mut batch = Vec::new();
     while letters.recv_many(&mut batch, BATCH).await > 0 {
-        let (posted, places): (Vec<_>, Vec<_>) = batch.drain(..).unzip();
+        let posted: Vec<Letter> = batch.drain(..).map(|letter: Box<Letter>| *letter).collect();
         let mut frames = if posted.iter().all(|letter| matches!(letter, Letter::Frame(_))) {
-            posted.into_iter().filter_map(|letter| if let Letter::Frame(f) = letter { Some(f.encode()) } else { None }).collect()
+            posted
+                .iter()
+                .filter_map(|letter| if let Letter::Frame(f) = letter { Some(f.encode()) } else { None })
+                .collect()
         } else {
             let clerk = link.clone();
             let load = move |spool: &dyn Spool| {
@@ -171,7 +165,6 @@ pub(crate) async fn stream(
             frames
         };
         send.write_all_chunks(&mut frames).await?;
-        drop(places);
     }
     let _ = send.finish();
     let _ = send.stopped().await;
@@ -190,14 +183,14 @@ fn compose(link: &Link, spool: &dyn Spool, letters: Vec<Letter>, introduced: &mu
                 }
                 frames.push(frame.encode());
             }
-            Err(SpoolFault::Missing) => tracing::debug!(peer = %link.peer.name, "what was to be sent is gone"),
-            Err(why) => link.warn(&format!("something that was to be sent cannot be read: {why}")),
+            Err(SpoolError::Missing { .. }) => tracing::debug!(peer = %link.peer.name, "what was to be sent is gone"),
+            Err(why) => link.warn("something that was to be sent cannot be read", &why.to_string()),
         }
     }
     frames
 }
 
-fn load(spool: &dyn Spool, letter: Letter) -> Result<(Option<CertHash>, Frame), SpoolFault> {
+fn load(spool: &dyn Spool, letter: Letter) -> Result<(Option<CertHash>, Frame), SpoolError> {
     let of = |signed: &Signed| Some(signed.signature.signer);
     Ok(match letter {
         Letter::Frame(frame) => (None, frame),
@@ -213,7 +206,13 @@ fn load(spool: &dyn Spool, letter: Letter) -> Result<(Option<CertHash>, Frame), 
     })
 }
 
-fn introduce(link: &Link, spool: &dyn Spool, signer: CertHash, introduced: &mut HashSet<CertHash>, frames: &mut Vec<Bytes>) {
+fn introduce(
+    link: &Link,
+    spool: &dyn Spool,
+    signer: CertHash,
+    introduced: &mut HashSet<CertHash>,
+    frames: &mut Vec<Bytes>,
+) {
     if introduced.contains(&signer) {
         return;
     }
@@ -225,7 +224,7 @@ fn introduce(link: &Link, spool: &dyn Spool, signer: CertHash, introduced: &mut 
             introduced.insert(signer);
             frames.push(Frame::Chain(chain).encode());
         }
-        Ok(None) => link.warn(&format!("the certificates of signer {signer} are not in the spool")),
-        Err(why) => link.warn(&format!("the certificates of signer {signer} cannot be read: {why}")),
+        Ok(None) => link.warn("a signer's certificates are not in the spool", &signer.to_string()),
+        Err(why) => link.warn("a signer's certificates cannot be read", &why.to_string()),
     }
 }

@@ -119,7 +119,8 @@ impl Grant {
 /// The rules in force.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Access {
-    own: u32,
+    /// Root and the daemon's own user.
+    trusted: [u32; 2],
     users: BTreeMap<u32, Grant>,
     groups: BTreeMap<u32, Grant>,
 }
@@ -128,7 +129,7 @@ impl Access {
     /// Only the daemon's own user and root.
     #[must_use]
     pub fn own_user() -> Self {
-        Self { own: Uid::effective().as_raw(), users: BTreeMap::new(), groups: BTreeMap::new() }
+        Self { trusted: [0, Uid::effective().as_raw()], users: BTreeMap::new(), groups: BTreeMap::new() }
     }
 
     /// Resolves the rules of the config. Blocking: asks the system's user database.
@@ -159,8 +160,8 @@ impl Access {
 
     /// Whether the user is the daemon's own or root.
     #[must_use]
-    pub const fn is_own(&self, uid: u32) -> bool {
-        uid == 0 || uid == self.own
+    pub fn is_own(&self, uid: u32) -> bool {
+        self.trusted.contains(&uid)
     }
 
     /// What the caller with these credentials may do. Blocking when a rule is for groups.
@@ -233,6 +234,19 @@ fn groups_of(uid: u32, gid: u32) -> Vec<u32> {
 }
 
 #[cfg(test)]
+impl Access {
+    /// Rules under which the test's own user counts as another one.
+    pub(super) fn nobody_own() -> Self {
+        Self { trusted: [u32::MAX; 2], ..Self::own_user() }
+    }
+
+    pub(super) fn with(self, rules: &[Rule]) -> Self {
+        let resolved = Self::resolve(rules).expect("resolves");
+        Self { users: resolved.users, groups: resolved.groups, ..self }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -246,8 +260,8 @@ mod tests {
 
     #[test]
     fn without_a_rule_only_root_and_the_own_user_may() {
-        let access = Access { own: 990, ..Access::own_user() };
-        for (uid, may) in [(0, true), (990, true), (1000, false), (u32::MAX, false)] {
+        let access = Access { trusted: [0, 990], ..Access::own_user() };
+        for (uid, may) in [(0, true), (990, true), (1000, false), (u32::MAX - 1, false)] {
             let grant = access.grant(uid, uid);
             assert_eq!((grant.everything, grant.anything()), (may, may), "{uid}");
             assert_eq!(grant.send(Precedence::Bulk), may);
@@ -263,7 +277,7 @@ mod tests {
                 { groups = [60], inboxes = ["*"] },
             ]
         "#;
-        let access = Access { own: 990, ..Access::resolve(&rules(text)).expect("resolves") };
+        let access = Access { trusted: [0, 990], ..Access::resolve(&rules(text)).expect("resolves") };
         let (vanban, khan) = ("vanban".parse().expect("inbox"), "khan".parse().expect("inbox"));
         #[track_caller]
         fn check(grant: &Grant, inboxes: [(&Inbox, bool); 2], send: &[Precedence]) {
@@ -278,7 +292,11 @@ mod tests {
         check(&access.grant_in(1000, || vec![1000]), [(&vanban, true), (&khan, false)], &[Routine, Flash]);
         let all = [Routine, Flash, Bulk, Immediate, Priority];
         check(&access.grant_in(1000, || vec![50]), [(&vanban, true), (&khan, true)], &all);
-        check(&access.grant_in(1001, || vec![7, 50]), [(&vanban, false), (&khan, true)], &all[..1].iter().chain(&all[2..]).copied().collect::<Vec<_>>());
+        check(
+            &access.grant_in(1001, || vec![7, 50]),
+            [(&vanban, false), (&khan, true)],
+            &all[..1].iter().chain(&all[2..]).copied().collect::<Vec<_>>(),
+        );
         check(&access.grant_in(1001, || vec![60]), [(&vanban, true), (&khan, true)], &[]);
         assert!(!access.grant_in(1001, Vec::new).anything());
     }

@@ -6,8 +6,8 @@ use tram_proto::error::WireError;
 use tram_relay::output::{InboxRefused, SubmitRefused};
 
 use super::station::IssuerError;
-use super::store::StoreError;
 use crate::engine::handle::Stopped;
+use crate::spool::SpoolError;
 
 fn make(code: Code, word: &'static str, retryable: bool, message: impl Into<String>) -> Status {
     let mut status = Status::new(code, message);
@@ -86,16 +86,20 @@ pub(super) fn issuer_refused(why: &IssuerError) -> Status {
     }
 }
 
-pub(super) fn store_failed(why: &StoreError) -> Status {
-    let message = why.to_string();
-    match why {
-        StoreError::Full => make(Code::ResourceExhausted, "spool_full", true, message),
-        StoreError::Damaged(_) => make(Code::DataLoss, "spool_damaged", false, message),
-        StoreError::Failed(_) => make(Code::Internal, "spool_failed", false, message),
+impl From<SpoolError> for Status {
+    fn from(why: SpoolError) -> Self {
+        let message = why.to_string();
+        match why {
+            SpoolError::Full { .. } => make(Code::ResourceExhausted, "spool_full", true, message),
+            SpoolError::Damaged { .. } | SpoolError::Unreadable { .. } => {
+                make(Code::DataLoss, "spool_damaged", false, message)
+            }
+            _ => make(Code::Internal, "spool_failed", false, message),
+        }
     }
 }
 
 /// A record of the spool cannot be read.
 pub(super) fn damaged(error: &WireError) -> Status {
-    store_failed(&StoreError::Damaged(error.to_string()))
+    make(Code::DataLoss, "spool_damaged", false, format!("the spool holds a record that does not decode: {error}"))
 }

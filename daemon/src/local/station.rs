@@ -108,6 +108,8 @@ pub struct TokenOrder {
     pub ttl_ms: Option<u64>,
     /// `NODE@HOST:PORT` of its uplink; `None` is this node.
     pub uplink: Option<String>,
+    /// Who asks, for the audit log: a user's name.
+    pub by: String,
 }
 
 /// A token, made just now.
@@ -130,7 +132,7 @@ pub struct TokenFacts {
     pub name: NodeName,
     /// For which role.
     pub role: Role,
-    /// `live`, `used`, `expired` or `cancelled`.
+    /// What has become of it, a word of the PKI's or `expired`.
     pub state: &'static str,
     /// When it was made, Unix milliseconds.
     pub created_ms: u64,

@@ -205,6 +205,10 @@ impl Packs {
     fn begin_pack(&self, tail: &mut Tail) -> io::Result<Arc<File>> {
         let number = tail.pack + 1;
         let path = path_of(&self.dir, number);
+        if let Some(full) = tail.file.take() {
+            // Gives back what was allocated beyond its end.
+            full.set_len(tail.end)?;
+        }
         let file = Arc::new(File::options().read(true).write(true).create(true).truncate(true).open(path)?);
         sync_dir(&self.dir)?;
         (tail.pack, tail.end, tail.allocated) = (number, 0, 0);
@@ -331,8 +335,8 @@ pub(super) fn numbers(dir: &Path) -> io::Result<Vec<u32>> {
     let mut out = Vec::new();
     for entry in fs::read_dir(dir)? {
         let name = entry?.file_name();
-        let number = name.to_str().and_then(|n| n.strip_suffix(".pack")).and_then(|n| n.parse().ok());
-        out.extend(number);
+        let number = name.to_str().and_then(|n| n.strip_suffix(".pack"));
+        out.extend(number.and_then(|n| n.parse::<u32>().ok()));
     }
     out.sort_unstable();
     Ok(out)

@@ -128,12 +128,13 @@ impl From<SpoolError> for Fault {
 }
 
 /// A table's value by copy.
-pub(super) fn get<V: Copy + redb::Value<SelfType<'static> = V> + 'static, K: redb::Key + 'static>(
+pub(super) fn get<'k, K, V>(
     table: &impl ReadableTable<K, V>,
-    key: K::SelfType<'_>,
+    key: impl std::borrow::Borrow<K::SelfType<'k>>,
 ) -> Result<Option<V>, Fault>
 where
-    for<'a> V: redb::Value<SelfType<'a> = V>,
+    K: redb::Key + 'static,
+    V: for<'a> redb::Value<SelfType<'a> = V> + 'static,
 {
     Ok(table.get(key)?.map(|v| v.value()))
 }

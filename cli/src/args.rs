@@ -1,0 +1,291 @@
+//! The command line: names, flags and defaults. Scripts depend on them: add, don't rename (DESIGN §10).
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use jiff::{SpanRelativeTo, Timestamp, Zoned, civil};
+use tram_proto::envelope::Precedence;
+use tram_proto::id::MessageId;
+use tram_proto::name::{Address, Inbox, NodeName, Role};
+
+/// Send and receive documents over Tram, and look after the node on this machine.
+#[derive(Debug, Parser)]
+#[command(name = "tram", version, subcommand_required = true, arg_required_else_help = true, max_term_width = 100)]
+pub(crate) struct Args {
+    /// The node's directory; without it, the node of this machine (/run/tram)
+    #[arg(long, global = true, env = "TRAM_DIR", value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    /// One JSON object on stdout (one a line where there are several)
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Send a file; prints the message's id once it is safe in the node
+    Send(SendArgs),
+    /// Write the messages of an inbox into a directory, each exactly once
+    Recv(RecvArgs),
+    /// Show where a message is, hop by hop
+    Trace(TraceArgs),
+    /// Signed receipts: what nodes vouch for
+    #[command(subcommand)]
+    Receipt(ReceiptCommand),
+    /// The inboxes of this node
+    #[command(subcommand)]
+    Inbox(InboxCommand),
+    /// Tokens with which new nodes join
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// The node on one screen
+    Status(StatusArgs),
+    /// Links to neighbouring nodes
+    #[command(subcommand)]
+    Link(LinkCommand),
+    /// The nodes of this node's tree
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// What waits, and for whom
+    #[command(subcommand)]
+    Queue(QueueCommand),
+    /// Print a completion script for a shell
+    Completions {
+        /// For which shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages
+    #[command(hide = true)]
+    GenMan {
+        /// Where to
+        dir: PathBuf,
+    },
+}
+
+/// What `send` waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Wait {
+    /// Safe in this node
+    Submitted,
+    /// Safe at every destination
+    Arrived,
+    /// Taken by every destination's application
+    Delivered,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct SendArgs {
+    /// A recipient, INBOX@NODE; may be repeated
+    #[arg(long, required = true, value_name = "ADDR")]
+    pub(crate) to: Vec<Address>,
+    /// The inbox for answers
+    #[arg(long, value_name = "INBOX")]
+    pub(crate) from: Option<Inbox>,
+    /// flash, immediate, priority, routine or bulk
+    #[arg(long, default_value = "routine", value_name = "P")]
+    pub(crate) precedence: Precedence,
+    /// What to wait for
+    #[arg(long, value_enum, default_value = "submitted")]
+    pub(crate) wait: Wait,
+    /// How long the message may take, such as 3d or 12h [default: 30d]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) expires: Option<Duration>,
+    /// When it has to be there, such as 17:00 or 2026-11-22T17:00+07:00
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    pub(crate) deliver_by: Option<Timestamp>,
+    /// Makes a repeated send the same message
+    #[arg(long, value_name = "KEY")]
+    pub(crate) key: Option<String>,
+    /// For people
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) subject: Option<String>,
+    /// Classification
+    #[arg(long, value_name = "LABEL")]
+    pub(crate) label: Option<String>,
+    /// Give up waiting after this long, such as 30s (exit code 124)
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) timeout: Option<Duration>,
+    /// The file; - is standard input
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct RecvArgs {
+    /// Which inbox
+    #[arg(long, value_name = "INBOX")]
+    pub(crate) inbox: Inbox,
+    /// Where the files go; its file .tram remembers what was written
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub(crate) out: PathBuf,
+    /// Return when so many are written and acknowledged [default: what is there now]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
+    /// Go on waiting for more
+    #[arg(long)]
+    pub(crate) follow: bool,
+    /// Give up after this long, such as 30s (exit code 124)
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) timeout: Option<Duration>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct TraceArgs {
+    /// The message
+    pub(crate) id: MessageId,
+    /// How long to wait for nodes along the route [default: 2s]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) timeout: Option<Duration>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ReceiptCommand {
+    /// Show a message's receipts
+    Show {
+        /// The message
+        id: MessageId,
+    },
+    /// Write a message's receipts into one file that can be checked anywhere
+    Export {
+        /// The message
+        id: MessageId,
+        /// The file; - is standard output
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Check such a file, offline
+    Verify {
+        /// The file
+        file: PathBuf,
+        /// The overlay's root certificate (DIR/pki/root.pem)
+        #[arg(long, value_name = "PEM")]
+        trust: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum InboxCommand {
+    /// Declare an inbox
+    Create {
+        /// Its name
+        inbox: Inbox,
+    },
+    /// List the inboxes
+    List,
+    /// Take an inbox's declaration back; it must be empty
+    Remove {
+        /// Its name
+        inbox: Inbox,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Make a token for a new node; prints the line to hand over, once
+    New {
+        /// The new node's name, such as can-tho
+        name: NodeName,
+        /// province, district or commune
+        #[arg(long)]
+        role: Role,
+        /// How long the token can be used
+        #[arg(long, default_value = "24h", value_name = "DURATION", value_parser = duration)]
+        ttl: Duration,
+        /// The node it will hang under [default: this node]
+        #[arg(long, value_name = "NODE@HOST:PORT")]
+        uplink: Option<String>,
+    },
+    /// List the tokens
+    List,
+    /// Cancel a token
+    Cancel {
+        /// The token's id, or the node's name
+        token: String,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct StatusArgs {
+    /// Exit code 1 when the node is degraded
+    #[arg(long)]
+    pub(crate) check: bool,
+    /// Show it again every 2 seconds
+    #[arg(long, conflicts_with = "check")]
+    pub(crate) watch: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum LinkCommand {
+    /// List the links
+    List,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodeCommand {
+    /// List the nodes
+    List,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum QueueCommand {
+    /// List the queues
+    List,
+}
+
+/// Reads a length of time such as `3d`, `1h 30m` or `90s`; a day is 24 hours.
+fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is not a length of time: write it as 90s, 30m, 12h or 3d");
+    let span: jiff::Span = text.parse().map_err(|_| wrong())?;
+    let exact = span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| wrong())?;
+    let duration = Duration::try_from(exact).map_err(|_| format!("{text:?} lies in the past"))?;
+    if duration.is_zero() { Err(format!("{text:?} is no time at all")) } else { Ok(duration) }
+}
+
+/// Reads a moment: with its offset, or by this machine's zone, or a time of today.
+#[expect(clippy::disallowed_methods, reason = "what a person means by 17:00 depends on today")]
+fn moment(text: &str) -> Result<Timestamp, String> {
+    let today = Zoned::now();
+    let zone = today.time_zone().clone();
+    let local = |at: civil::DateTime| at.to_zoned(zone).map(|at| at.timestamp()).map_err(|error| error.to_string());
+    if let Ok(at) = text.parse::<Timestamp>() {
+        Ok(at)
+    } else if let Ok(at) = text.parse::<civil::Time>() {
+        local(today.date().to_datetime(at))
+    } else if let Ok(at) = text.parse::<civil::DateTime>() {
+        local(at)
+    } else {
+        Err(format!("{text:?} is not a time: write it as 17:00, 2026-11-22T17:00 or 2026-11-22T17:00+07:00"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory as _;
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn lengths_of_time_are_read_as_people_write_them() {
+        for (text, seconds) in [("3d", 259_200), ("24h", 86_400), ("1h 30m", 5400), ("90s", 90), ("2 weeks", 1_209_600)]
+        {
+            assert_eq!(duration(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        for bad in ["", "3", "-1h", "0s", "1 month", "soon"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+    }
+
+    #[test]
+    fn moments_are_read_with_and_without_an_offset() {
+        assert_eq!(moment("2026-11-22T17:00+07:00").map(|at| at.to_string()), Ok("2026-11-22T10:00:00Z".to_owned()));
+        assert!(moment("17:00").is_ok() && moment("2026-11-22T17:00").is_ok() && moment("2026-11-22 17:00").is_ok());
+        assert!(moment("tomorrow").is_err());
+    }
+}

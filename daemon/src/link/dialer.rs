@@ -1,0 +1,210 @@
+//! Uplinks: one task each dials, serves the link, and dials again.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lc_rs::rand;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tram_pki::clock::Utc;
+use tram_proto::name::NodeName;
+use tram_relay::input::Side;
+
+use crate::link::endpoint::{Endpoints, SERVER_NAME};
+use crate::link::fault::{Fault, explain};
+use crate::link::{Here, session};
+
+/// An address that does not answer in so long is given up for the next one.
+const CONNECT: Duration = Duration::from_secs(5);
+/// The longest pause before the second dial; it doubles from dial to dial.
+const PAUSE_MS: u64 = 250;
+/// The longest pause of all.
+const PAUSE_MAX_MS: u64 = 30_000;
+/// A link that was up for so long was a good one: the next pause is short again.
+const GOOD_MS: u64 = 10_000;
+/// Socket addresses tried of one uplink.
+const ADDRESSES: usize = 16;
+
+/// A parent to dial.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Uplink {
+    /// Its name; any other node that answers is refused.
+    pub node: NodeName,
+    /// Where it listens, each `host:port`, in order.
+    pub addresses: Vec<String>,
+}
+
+/// How an uplink stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UplinkState {
+    /// Being dialled.
+    Connecting,
+    /// The peer has spoken.
+    Up,
+    /// Waiting for the next dial.
+    Down,
+}
+
+/// How an uplink stands, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UplinkStatus {
+    /// The parent.
+    pub node: NodeName,
+    /// How it stands.
+    pub state: UplinkState,
+    /// The address in use or tried last.
+    pub remote: Option<SocketAddr>,
+    /// Why it last failed or ended.
+    pub last_error: Option<String>,
+}
+
+/// The dialling tasks of all uplinks; they end when this is dropped.
+#[derive(Debug)]
+pub struct Uplinks {
+    status: watch::Receiver<Vec<UplinkStatus>>,
+    _tasks: JoinSet<()>,
+}
+
+impl Uplinks {
+    /// Begins to dial. Must be called within the runtime.
+    #[must_use]
+    pub fn dial(here: &Arc<Here>, endpoints: &Arc<Endpoints>, uplinks: Vec<Uplink>) -> Self {
+        let initial = uplinks.iter().map(|uplink| UplinkStatus {
+            node: uplink.node.clone(),
+            state: UplinkState::Connecting,
+            remote: None,
+            last_error: None,
+        });
+        let status = watch::Sender::new(initial.collect());
+        let receiver = status.subscribe();
+        let mut tasks = JoinSet::new();
+        for (place, uplink) in uplinks.into_iter().enumerate() {
+            let place = u8::try_from(place).unwrap_or(u8::MAX);
+            let (here, endpoints, status) = (here.clone(), endpoints.clone(), status.clone());
+            tasks.spawn(Dialer { here, endpoints, uplink, place, status }.run());
+        }
+        Self { status: receiver, _tasks: tasks }
+    }
+
+    /// How they stand, now and when that changes.
+    #[must_use]
+    pub fn status(&self) -> watch::Receiver<Vec<UplinkStatus>> {
+        self.status.clone()
+    }
+}
+
+struct Dialer {
+    here: Arc<Here>,
+    endpoints: Arc<Endpoints>,
+    uplink: Uplink,
+    place: u8,
+    status: watch::Sender<Vec<UplinkStatus>>,
+}
+
+fn set(status: &watch::Sender<Vec<UplinkStatus>>, place: u8, change: impl FnOnce(&mut UplinkStatus)) {
+    status.send_modify(|all| {
+        if let Some(one) = all.get_mut(usize::from(place)) {
+            change(one);
+        }
+    });
+}
+
+impl Dialer {
+    async fn run(self) {
+        let mut pause_ms = PAUSE_MS;
+        loop {
+            set(&self.status, self.place, |s| s.state = UplinkState::Connecting);
+            let began_ms = self.here.clock.mono_ms();
+            let (why, is_news) = match self.connect().await {
+                Ok(connection) => {
+                    let fault = self.serve(connection).await;
+                    if fault.is_shutdown() {
+                        return;
+                    }
+                    (self.with_clock(fault.to_string()), !fault.is_orderly())
+                }
+                Err(why) => (self.with_clock(why), true),
+            };
+            if is_news && self.here.is_news(self.uplink.node.as_str(), &why) {
+                tracing::warn!(peer = %self.uplink.node, "uplink down: {why}");
+            }
+            let was_up = self.status.borrow().get(usize::from(self.place)).is_some_and(|s| s.state == UplinkState::Up);
+            set(&self.status, self.place, |s| {
+                s.state = UplinkState::Down;
+                s.last_error = Some(why);
+            });
+            if was_up && self.here.clock.mono_ms() - began_ms >= GOOD_MS {
+                pause_ms = PAUSE_MS;
+            }
+            tokio::time::sleep(Duration::from_millis(jitter(pause_ms))).await;
+            pause_ms = (pause_ms * 2).min(PAUSE_MAX_MS);
+        }
+    }
+
+    async fn serve(&self, connection: quinn::Connection) -> Fault {
+        let (status, place, node) = (self.status.clone(), self.place, self.uplink.node.clone());
+        let on_heard = move || {
+            tracing::info!(peer = %node, "uplink up");
+            set(&status, place, |s| {
+                s.state = UplinkState::Up;
+                s.last_error = None;
+            });
+        };
+        session::run(self.here.clone(), connection, Side::Up(self.place), on_heard).await
+    }
+
+    /// Tries every address once; the error names them all.
+    async fn connect(&self) -> Result<quinn::Connection, String> {
+        let mut failed = Vec::new();
+        let mut tried = 0;
+        for text in &self.uplink.addresses {
+            let found = match tokio::net::lookup_host(text).await {
+                Ok(found) => found,
+                Err(error) => {
+                    failed.push(format!("{text}: {error}"));
+                    continue;
+                }
+            };
+            let mut found: Vec<SocketAddr> = found.collect();
+            // Offices have IPv4; a name's IPv6 address often leads nowhere and costs the whole wait.
+            found.sort_by_key(SocketAddr::is_ipv6);
+            for remote in found.into_iter().take(ADDRESSES - tried.min(ADDRESSES)) {
+                tried += 1;
+                set(&self.status, self.place, |s| s.remote = Some(remote));
+                match self.connect_to(remote).await {
+                    Ok(connection) => return Ok(connection),
+                    Err(why) => failed.push(format!("{text}: {why}")),
+                }
+            }
+        }
+        failed.dedup();
+        Err(if failed.is_empty() { "it has no address".to_owned() } else { failed.join("; ") })
+    }
+
+    async fn connect_to(&self, remote: SocketAddr) -> Result<quinn::Connection, String> {
+        let endpoint = self.endpoints.towards(remote).map_err(|error| error.to_string())?;
+        let config = self.endpoints.client(self.here.trust.client(&self.uplink.node)?)?;
+        let connecting = endpoint.connect_with(config, remote, SERVER_NAME).map_err(|error| error.to_string())?;
+        match tokio::time::timeout(CONNECT, connecting).await {
+            Ok(connected) => connected.map_err(|error| explain(&error)),
+            Err(_) => Err(format!("no answer over UDP within {} s", CONNECT.as_secs())),
+        }
+    }
+
+    /// Where certificates and clocks disagree, both clocks belong into the message.
+    fn with_clock(&self, why: String) -> String {
+        if why.contains("clock") {
+            format!("{why} (this node's clock says {})", Utc(self.here.clock.wall_ms()))
+        } else {
+            why
+        }
+    }
+}
+
+/// Full jitter: nodes that lost their parent together do not come back together.
+fn jitter(pause_ms: u64) -> u64 {
+    let mut random = [0; 8];
+    let _ = rand::fill(&mut random);
+    u64::from_le_bytes(random) % (pause_ms + 1)
+}

@@ -1,0 +1,283 @@
+//! The administrator's service, call by call: views of the node, inboxes, tokens.
+
+use std::collections::BTreeMap;
+
+use tonic::{Request, Response, Status};
+use tram_proto::id::NodeId;
+use tram_proto::local::admin_server::Admin;
+use tram_proto::local::{
+    CertificateView, Done, InboxName, InboxView, InboxesAnswer, InboxesRequest, LinkView, LinksAnswer, LinksRequest,
+    NodeView, NodesAnswer, NodesRequest, QueueView, QueuesAnswer, QueuesRequest, SpoolView, StatusAnswer,
+    StatusRequest, TokenCancelRequest, TokenListAnswer, TokenListRequest, TokenNewAnswer, TokenNewRequest, TokenView,
+};
+use tram_proto::name::Inbox;
+use tram_relay::input::Side;
+use tram_relay::snapshot::Snapshot;
+
+use super::station::{Certificate, Issuer, IssuerError, LinkFacts, TokenOrder, Wire};
+use super::{Door, app, refusal};
+
+/// A certificate that ends sooner makes the node degraded: its renewal is overdue (leaves are renewed 30 days ahead).
+const CERTIFICATE_SOON_MS: u64 = 14 * 24 * 3600 * 1000;
+/// Less room than this makes the node degraded, in bytes.
+const ROOM_LOW: u64 = 64 * 1024 * 1024;
+
+pub(super) struct Service {
+    door: Door,
+}
+
+impl Service {
+    pub(super) const fn new(door: Door) -> Self {
+        Self { door }
+    }
+
+    /// The socket's mode keeps others out; this also closes the moment between `bind` and `chmod`.
+    fn check<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        let (uid, _) = app::credentials(request)?;
+        if self.door.access.borrow().is_own(uid) {
+            Ok(())
+        } else {
+            Err(refusal::not_permitted(format!("user {uid} may not administer this node: only its own user and root")))
+        }
+    }
+
+    async fn snapshot(&self) -> Result<Box<Snapshot>, Status> {
+        self.door.engine.snapshot().await.map_err(|_| refusal::stopping())
+    }
+
+    async fn issuer<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&dyn Issuer) -> Result<T, IssuerError> + Send + 'static,
+    ) -> Result<T, Status> {
+        let issuer = self.door.issuer.clone().ok_or_else(refusal::no_authority)?;
+        let done = tokio::task::spawn_blocking(move || work(&*issuer)).await.map_err(refusal::broken)?;
+        done.map_err(|why| refusal::issuer_refused(&why))
+    }
+
+    async fn change_inbox(&self, name: &str, create: bool) -> Result<Response<Done>, Status> {
+        let inbox: Inbox = name.parse().map_err(refusal::invalid)?;
+        let result = self.door.engine.inbox(inbox, create).await.map_err(|_| refusal::stopping())?;
+        result.map(|()| Response::new(Done {})).map_err(|why| refusal::inbox_refused(&why))
+    }
+}
+
+#[tonic::async_trait]
+impl Admin for Service {
+    async fn status(&self, request: Request<StatusRequest>) -> Result<Response<StatusAnswer>, Status> {
+        self.check(&request)?;
+        let snapshot = self.snapshot().await?;
+        let station = &self.door.station;
+        let (identity, certificates, now_ms) = (station.identity(), station.certificates(), station.now_ms());
+        let links = links(&snapshot, station.links());
+        Ok(Response::new(StatusAnswer {
+            node: identity.name.to_string(),
+            node_id: identity.node.to_string(),
+            role: identity.role.to_string(),
+            zone: identity.zone.to_string(),
+            title: identity.title,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            incarnation: snapshot.incarnation.to_string(),
+            started_ms: identity.started_ms,
+            now_ms,
+            clock_trusted: snapshot.clock_trusted,
+            problems: problems(&snapshot, &links, &certificates, now_ms),
+            links,
+            queues: queues(&snapshot),
+            certificates: certificates
+                .into_iter()
+                .map(|c| CertificateView { name: c.name, kind: c.kind.to_owned(), not_after_ms: c.not_after_ms })
+                .collect(),
+            spool: Some(SpoolView {
+                messages: snapshot.messages as u64,
+                receipts: snapshot.receipts as u64,
+                room_bytes: snapshot.spool_room_bytes,
+            }),
+            inboxes: inboxes(&snapshot),
+        }))
+    }
+
+    async fn links(&self, request: Request<LinksRequest>) -> Result<Response<LinksAnswer>, Status> {
+        self.check(&request)?;
+        let links = links(&*self.snapshot().await?, self.door.station.links());
+        Ok(Response::new(LinksAnswer { links }))
+    }
+
+    async fn nodes(&self, request: Request<NodesRequest>) -> Result<Response<NodesAnswer>, Status> {
+        self.check(&request)?;
+        let snapshot = self.snapshot().await?;
+        let registered =
+            if self.door.issuer.is_some() { self.issuer(|issuer| issuer.nodes()).await? } else { Vec::new() };
+        let mut nodes: BTreeMap<NodeId, NodeView> = BTreeMap::new();
+        for one in registered {
+            let (name, id, role) = (one.name.to_string(), one.node.to_string(), one.role.to_string());
+            let view = NodeView { name, id, role, not_after_ms: one.not_after_ms, ..NodeView::default() };
+            nodes.insert(one.node, view);
+        }
+        let names: BTreeMap<NodeId, String> = snapshot.nodes.iter().map(|n| (n.node, n.name.to_string())).collect();
+        let own = (snapshot.node, snapshot.name.to_string());
+        for one in &snapshot.nodes {
+            let view = nodes.entry(one.node).or_default();
+            view.name = one.name.to_string();
+            view.id = one.node.to_string();
+            view.announced = one.announced;
+            let uplink = one.active.map(|id| {
+                if id == own.0 { own.1.clone() } else { names.get(&id).cloned().unwrap_or_else(|| id.to_string()) }
+            });
+            view.uplink = uplink.unwrap_or_default();
+            view.inboxes = one.inboxes.iter().map(ToString::to_string).collect();
+            view.at_ms = one.at_ms;
+        }
+        let mut nodes: Vec<NodeView> = nodes.into_values().collect();
+        nodes.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(Response::new(NodesAnswer { nodes }))
+    }
+
+    async fn queues(&self, request: Request<QueuesRequest>) -> Result<Response<QueuesAnswer>, Status> {
+        self.check(&request)?;
+        Ok(Response::new(QueuesAnswer { queues: queues(&*self.snapshot().await?) }))
+    }
+
+    async fn inbox_list(&self, request: Request<InboxesRequest>) -> Result<Response<InboxesAnswer>, Status> {
+        self.check(&request)?;
+        Ok(Response::new(InboxesAnswer { inboxes: inboxes(&*self.snapshot().await?) }))
+    }
+
+    async fn inbox_create(&self, request: Request<InboxName>) -> Result<Response<Done>, Status> {
+        self.check(&request)?;
+        self.change_inbox(&request.into_inner().name, true).await
+    }
+
+    async fn inbox_remove(&self, request: Request<InboxName>) -> Result<Response<Done>, Status> {
+        self.check(&request)?;
+        self.change_inbox(&request.into_inner().name, false).await
+    }
+
+    async fn token_new(&self, request: Request<TokenNewRequest>) -> Result<Response<TokenNewAnswer>, Status> {
+        self.check(&request)?;
+        let by = caller(&request);
+        let TokenNewRequest { name, role, ttl_ms, uplink } = request.into_inner();
+        let order = TokenOrder {
+            name: name.parse().map_err(refusal::invalid)?,
+            role: role.parse().map_err(refusal::invalid)?,
+            ttl_ms: Some(ttl_ms).filter(|ttl| *ttl != 0),
+            uplink: Some(uplink).filter(|uplink| !uplink.is_empty()),
+            by,
+        };
+        let made = self.issuer(move |issuer| issuer.new_token(order)).await?;
+        Ok(Response::new(TokenNewAnswer { id: made.id, token: made.line, expires_ms: made.expires_ms }))
+    }
+
+    async fn token_list(&self, request: Request<TokenListRequest>) -> Result<Response<TokenListAnswer>, Status> {
+        self.check(&request)?;
+        let tokens = self.issuer(|issuer| issuer.tokens()).await?.into_iter().map(|token| TokenView {
+            id: token.id,
+            name: token.name.to_string(),
+            role: token.role.to_string(),
+            state: token.state.to_owned(),
+            created_ms: token.created_ms,
+            expires_ms: token.expires_ms,
+        });
+        Ok(Response::new(TokenListAnswer { tokens: tokens.collect() }))
+    }
+
+    async fn token_cancel(&self, request: Request<TokenCancelRequest>) -> Result<Response<Done>, Status> {
+        self.check(&request)?;
+        let token = request.into_inner().token;
+        self.issuer(move |issuer| issuer.cancel_token(&token)).await?;
+        Ok(Response::new(Done {}))
+    }
+}
+
+/// The caller for the audit log.
+fn caller<T>(request: &Request<T>) -> String {
+    let uid = app::credentials(request).map_or(u32::MAX, |(uid, _)| uid);
+    let user = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid)).ok().flatten();
+    user.map_or_else(|| format!("uid {uid}"), |user| user.name)
+}
+
+fn inboxes(snapshot: &Snapshot) -> Vec<InboxView> {
+    let view = |(inbox, messages): &(Inbox, usize)| InboxView { name: inbox.to_string(), messages: *messages as u64 };
+    snapshot.inboxes.iter().map(view).collect()
+}
+
+fn queues(snapshot: &Snapshot) -> Vec<QueueView> {
+    let view = |queue: &tram_relay::snapshot::QueueView| QueueView {
+        next_hop: queue.next_hop.clone(),
+        precedence: queue.precedence.to_string(),
+        messages: queue.messages as u64,
+        bytes: queue.bytes,
+        oldest_ms: queue.oldest_ms,
+    };
+    snapshot.queues.iter().map(view).collect()
+}
+
+/// What the engine knows of links and what their tasks know, by peer.
+fn links(snapshot: &Snapshot, facts: Vec<LinkFacts>) -> Vec<LinkView> {
+    let mut views: BTreeMap<String, LinkView> = BTreeMap::new();
+    for fact in facts {
+        let state = match fact.wire {
+            // Up is what both sides said hello over; until then the connection is being made.
+            Wire::Open | Wire::Connecting => "connecting",
+            Wire::Down => "down",
+            Wire::Revoked => "revoked",
+        };
+        let peer = fact.peer.to_string();
+        views.insert(
+            peer.clone(),
+            LinkView {
+                peer,
+                state: state.to_owned(),
+                side: if fact.uplink { "up" } else { "down" }.to_owned(),
+                address: fact.address,
+                since_ms: fact.since_ms,
+                rtt_us: fact.rtt_us,
+                sent_bytes: fact.sent_bytes,
+                received_bytes: fact.received_bytes,
+                error: fact.error,
+                ..LinkView::default()
+            },
+        );
+    }
+    for link in &snapshot.links {
+        let view = views.entry(link.peer.to_string()).or_default();
+        view.peer = link.peer.to_string();
+        view.state = if link.up { "up" } else { "connecting" }.to_owned();
+        view.side = if matches!(link.side, Side::Up(_)) { "up" } else { "down" }.to_owned();
+        view.role = link.role.to_string();
+        view.peer_id = link.peer_id.to_string();
+        view.active = link.active;
+        view.clock_offset_ms = link.clock_offset_ms;
+        view.unacknowledged = link.unacknowledged as u64;
+    }
+    views.into_values().collect()
+}
+
+/// Why the node is degraded, each with what to do.
+fn problems(snapshot: &Snapshot, links: &[LinkView], certificates: &[Certificate], now_ms: u64) -> Vec<String> {
+    let mut problems = Vec::new();
+    let uplinks: Vec<&LinkView> = links.iter().filter(|link| link.side == "up").collect();
+    if !uplinks.is_empty() && uplinks.iter().all(|link| link.state != "up") {
+        let one = |link: &&LinkView| {
+            format!("{} {}{}{}", link.peer, link.state, if link.error.is_empty() { "" } else { ": " }, link.error)
+        };
+        problems.push(format!("no uplink is up ({})", uplinks.iter().map(one).collect::<Vec<_>>().join("; ")));
+    }
+    if !snapshot.clock_trusted {
+        problems.push(
+            "the clock is not trusted: set it (`timedatectl set-ntp true`); nothing expires meanwhile".to_owned(),
+        );
+    }
+    for certificate in certificates {
+        if certificate.not_after_ms <= now_ms {
+            problems.push(format!("the certificate of {} ({}) has expired", certificate.name, certificate.kind));
+        } else if certificate.not_after_ms - now_ms < CERTIFICATE_SOON_MS {
+            let days = (certificate.not_after_ms - now_ms) / (24 * 3600 * 1000);
+            problems
+                .push(format!("the certificate of {} ({}) ends in {days} days", certificate.name, certificate.kind));
+        }
+    }
+    if snapshot.spool_room_bytes < ROOM_LOW {
+        problems.push(format!("the spool is nearly full: {} bytes are free for messages", snapshot.spool_room_bytes));
+    }
+    problems
+}

@@ -1,0 +1,347 @@
+//! `tramd run`: brings a node's parts together, and takes them down again in order.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tracing::{error, info, warn};
+use tram_pki::authority::Authority;
+use tram_pki::keystore::{self, NodeKeys};
+use tram_pki::registry::Registry;
+use tram_pki::statement::Signer as Pen;
+use tram_proto::id::Incarnation;
+use tram_proto::row::NodeRow;
+use tram_proto::statement::{Kind, Signature};
+use tram_relay::{Config as CoreConfig, Input, Node};
+
+use crate::clock::Clock;
+use crate::command::{Failure, exit};
+use crate::committer::{CommitDone, Committer, Sign};
+use crate::config::{Config, LogFormat};
+use crate::engine::Engine;
+use crate::engine::handle::EngineHandle;
+use crate::issuer::Desk;
+use crate::join::JoinServer;
+use crate::link::dialer::{Uplink, Uplinks};
+use crate::link::endpoint::{Endpoints, QuicKeys};
+use crate::link::trust::NodeTrust;
+use crate::link::{Here, acceptor};
+use crate::local::station::Issuer;
+use crate::local::{self, Door, Sockets, access::Access};
+use crate::paths::Paths;
+use crate::setup::Reachable;
+use crate::spool::{DiskOptions, DiskSpool, Spool, SpoolError};
+use crate::view::View;
+
+/// How often the room on the disk is looked at.
+const ROOM_EVERY: Duration = Duration::from_secs(2);
+/// How often unreferenced payloads are looked for.
+const SWEEP_EVERY: Duration = Duration::from_secs(300);
+/// Links get so long to say bye.
+const BYE: Duration = Duration::from_secs(2);
+
+/// Runs the node of `paths` until SIGTERM or SIGINT.
+///
+/// # Errors
+/// [`Failure`] with the exit code.
+pub fn command(paths: Paths, clock: Clock) -> Result<i32, Failure> {
+    let config = Config::load(&paths).map_err(|e| Failure::new(exit::CONFIG, e))?;
+    start_logging(&config);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::new(exit::IO, e))?;
+    let result = runtime.block_on(async {
+        let mut stop = StopSignal::new().map_err(|e| Failure::new(exit::IO, e))?;
+        run(paths, config, clock, async move { stop.wait().await }).await
+    });
+    runtime.shutdown_timeout(Duration::from_secs(5));
+    result.map(|()| exit::OK)
+}
+
+fn start_logging(config: &Config) {
+    let level = config.log.level.clone().unwrap_or_else(|| "info".to_owned());
+    let filter = tracing_subscriber::EnvFilter::try_new(&level).unwrap_or_else(|_| "info".into());
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A second node in one process, as in a test, logs through the first's.
+    let _ = match config.log.format {
+        LogFormat::Text => builder.with_ansi(false).try_init(),
+        LogFormat::Json => builder.json().try_init(),
+    };
+}
+
+struct StopSignal {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl StopSignal {
+    fn new() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+struct PenOf(Pen);
+
+impl Sign for PenOf {
+    fn sign(&self, statements: &[(Kind, &[u8])]) -> Result<Vec<Signature>, String> {
+        self.0.sign_batch(statements).map_err(|e| e.to_string())
+    }
+}
+
+/// Runs a node until `stop` resolves, or until its disk fails.
+///
+/// # Errors
+/// [`Failure`] with the exit code.
+pub async fn run(
+    paths: Paths,
+    config: Config,
+    clock: Clock,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), Failure> {
+    let keys = NodeKeys::load(&paths.pki).map_err(|e| Failure::new(exit::CONFIG, e))?;
+    let me = keys.identity().clone();
+    let spool = open_spool(&paths, &config).await?;
+    let (engine, requests, events) = EngineHandle::new();
+    let (failed, mut failure) = watch::channel(None::<String>);
+
+    let committer = start_committer(&spool, &keys, &engine, failed)?;
+    let node = restore(&spool, &config, &keys, clock).await?;
+    let core = Engine::new(node, clock, requests, events, committer.queue().clone());
+    let engine_task = tokio::spawn(core.run());
+    engine.input(Input::SpoolRoom(spool.room())).await.map_err(stopped)?;
+
+    let trust = Arc::new(NodeTrust::new(keys.clone(), clock));
+    store_own_chain(&spool, &keys)?;
+    let here = Here::new((me.id, me.name.clone()), clock, engine.clone(), spool.clone(), trust);
+    let endpoints = Endpoints::open(config.listen.overlay, quic_keys(&keys), Arc::new(|| None));
+    let endpoints = Arc::new(endpoints.map_err(|e| Failure::new(exit::IO, e))?);
+    let accepting = tokio::spawn(acceptor::run(here.clone(), endpoints.clone()));
+    let uplinks = config.uplinks.iter().map(|(node, addresses)| Uplink {
+        node: node.clone(),
+        addresses: addresses.iter().map(ToString::to_string).collect(),
+    });
+    let uplinks = Uplinks::dial(&here, &endpoints, uplinks.collect());
+
+    let desk = open_desk(&paths, &config, &keys, clock)?;
+    if let Some(desk) = &desk {
+        tokio::spawn(mind_the_desk(desk.clone(), engine.clone(), config.listen.join, keys.clone(), clock));
+    }
+    let upkeep = tokio::spawn(upkeep(spool.clone(), engine.clone(), clock));
+
+    let sockets = Sockets::bind(&paths.run).map_err(|e| Failure::new(exit::CONFIG, e))?;
+    let rules = Access::resolve(&config.rules).map_err(|e| Failure::new(exit::CONFIG, e))?;
+    let (_rules, access) = watch::channel(Arc::new(rules));
+    let station = Arc::new(View::new(&keys, &config, clock, uplinks.status(), here.clone()));
+    let issuer = desk.map(|desk| desk as Arc<dyn Issuer>);
+    let door = Door { engine: engine.clone(), spool: spool.clone(), station, issuer, access };
+    let (close_local, closing) = watch::channel(false);
+    let local = tokio::spawn(local::serve(sockets, door, wait_for(closing)));
+    info!(node = %me.name, id = %me.id, role = %me.role, listen = ?config.listen.overlay, "ready");
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+
+    tokio::select! {
+        () = stop => info!("stopping"),
+        _ = failure.wait_for(Option::is_some) => {}
+    }
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    drop(uplinks);
+    let _ = close_local.send(true);
+    let _ = tokio::time::timeout(Duration::from_secs(5), local).await;
+    let _ = tokio::time::timeout(BYE, engine.shutdown()).await;
+    here.closed(BYE).await;
+    endpoints.close();
+    accepting.abort();
+    upkeep.abort();
+    let _ = tokio::time::timeout(BYE, engine_task).await;
+    drop(engine);
+    let _ = tokio::task::spawn_blocking(move || committer.join()).await;
+    let broken = failure.borrow().clone();
+    match broken {
+        Some(why) => Err(Failure::new(exit::IO, why)),
+        None => Ok(()),
+    }
+}
+
+fn stopped(error: crate::engine::handle::Stopped) -> Failure {
+    Failure::new(exit::IO, error)
+}
+
+async fn wait_for(mut flag: watch::Receiver<bool>) {
+    // The sender lives as long as the node.
+    let _ = flag.wait_for(|set| *set).await;
+}
+
+async fn open_spool(paths: &Paths, config: &Config) -> Result<Arc<dyn Spool>, Failure> {
+    let defaults = DiskOptions::default();
+    let bytes = |size: Option<bytesize::ByteSize>, default: u64| size.map_or(default, |s| s.as_u64());
+    let options = DiskOptions {
+        max_bytes: bytes(config.spool.max, defaults.max_bytes),
+        keep_free_bytes: bytes(config.spool.keep_free, defaults.keep_free_bytes),
+        cache_bytes: usize::try_from(bytes(config.spool.cache, defaults.cache_bytes as u64)).unwrap_or(usize::MAX),
+        ..defaults
+    };
+    let path = paths.spool.clone();
+    let opened = tokio::task::spawn_blocking(move || DiskSpool::open(&path, options)).await;
+    let spool = opened.map_err(|e| Failure::new(exit::IO, e))?.map_err(|e: SpoolError| Failure::new(exit::IO, e))?;
+    Ok(Arc::new(spool))
+}
+
+fn start_committer(
+    spool: &Arc<dyn Spool>,
+    keys: &NodeKeys,
+    engine: &EngineHandle,
+    failed: watch::Sender<Option<String>>,
+) -> Result<Committer, Failure> {
+    let engine = engine.clone();
+    let done = move |done: CommitDone| match done {
+        Ok(commits) => {
+            for committed in commits {
+                let input = Input::Persisted { commit: committed.commit, records: committed.records };
+                // The engine is gone only while the daemon stops.
+                let _ = engine.blocking_input(input);
+            }
+        }
+        Err(why) => {
+            error!(%why, "the spool takes no more; the daemon stops");
+            failed.send_replace(Some(why.to_string()));
+        }
+    };
+    Committer::spawn(spool.clone(), Arc::new(PenOf(keys.signer().clone())), Box::new(done))
+        .map_err(|e| Failure::new(exit::IO, e))
+}
+
+/// A core with everything the spool remembers, one start later.
+async fn restore(spool: &Arc<dyn Spool>, config: &Config, keys: &NodeKeys, clock: Clock) -> Result<Node, Failure> {
+    let random = || uuid::Uuid::new_v4().into_bytes();
+    let me = keys.identity();
+    let addresses = config.listen.advertise.clone().or_else(|| config.listen.overlay.map(|a| a.to_string()));
+    let mut node = Node::new(CoreConfig {
+        node: me.id,
+        name: me.name.clone(),
+        title: config.node.title.clone(),
+        has_uplink: !config.uplinks.is_empty(),
+        addresses: addresses.into_iter().collect(),
+        boot: random(),
+        labels: config.labels.clone(),
+    });
+    let declared = config.inboxes.clone();
+    let spool = spool.clone();
+    let restored = tokio::task::spawn_blocking(move || {
+        let restored = spool.restore(&mut |input| node.handle(input, clock.now()))?;
+        let fresh = NodeRow { incarnation: Incarnation(random()), starts: 0, record: 0, clock_ms: 0 };
+        let row = restored.node.unwrap_or(fresh);
+        let mut inboxes = restored.inboxes;
+        inboxes.extend(declared);
+        let row = NodeRow { starts: row.starts + 1, ..row };
+        // Hello's counter must be durable before a neighbour hears it.
+        spool.commit(vec![tram_relay::output::Op::PutNode(row)])?;
+        node.handle(Input::Start { node: row, inboxes }, clock.now());
+        Ok::<_, SpoolError>(node)
+    });
+    restored.await.map_err(|e| Failure::new(exit::IO, e))?.map_err(|e| Failure::new(exit::IO, e))
+}
+
+/// Own statements are exported and forwarded with the certificates that prove them.
+fn store_own_chain(spool: &Arc<dyn Spool>, keys: &NodeKeys) -> Result<(), Failure> {
+    let chain: Vec<bytes::Bytes> = keys.chain().iter().map(|c| bytes::Bytes::copy_from_slice(c)).collect();
+    spool.put_chain(&chain).map_err(|e| Failure::new(exit::IO, e))
+}
+
+fn quic_keys(keys: &NodeKeys) -> QuicKeys {
+    QuicKeys { reset: *keys.quic_reset_secret().as_bytes(), token: *keys.quic_token_secret().as_bytes() }
+}
+
+fn open_desk(paths: &Paths, config: &Config, keys: &NodeKeys, clock: Clock) -> Result<Option<Arc<Desk>>, Failure> {
+    if !paths.pki.join(keystore::CA_KEY).exists() {
+        return Ok(None);
+    }
+    let authority = Authority::open(&paths.pki).map_err(|e| Failure::new(exit::CONFIG, e))?;
+    let registry = Registry::open(&paths.pki).map_err(|e| Failure::new(exit::CONFIG, e))?;
+    let name = keys.identity().name.clone();
+    Ok(Some(Arc::new(Desk::new(authority, registry, name, Reachable::of(config), clock))))
+}
+
+/// Keeps the core's names current and the join port open while a token is live.
+async fn mind_the_desk(desk: Arc<Desk>, engine: EngineHandle, listen: Option<SocketAddr>, keys: NodeKeys, clock: Clock) {
+    let mut changes = desk.changes();
+    let mut open: Option<JoinServer> = None;
+    loop {
+        changes.mark_unchanged();
+        let of = desk.clone();
+        let looked = tokio::task::spawn_blocking(move || (of.names(), of.join_open_until_ms())).await;
+        let Ok((names, until_ms)) = looked else { return };
+        if engine.input(Input::Names(names)).await.is_err() {
+            return;
+        }
+        match (until_ms, listen) {
+            (Some(_), Some(listen)) if open.is_none() => match open_join(&desk, listen, &keys, clock) {
+                Ok(server) => {
+                    info!(%listen, "the join port is open while a token is live");
+                    open = Some(server);
+                }
+                Err(why) => warn!(%why, "nobody can join"),
+            },
+            (None, _) if open.take().is_some() => info!("no token is live; the join port is closed"),
+            _ => {}
+        }
+        let wait_ms = until_ms.map_or(3_600_000, |until| until.saturating_sub(clock.wall_ms()) + 1000);
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(Duration::from_millis(wait_ms.min(3_600_000))) => {}
+        }
+    }
+}
+
+fn open_join(desk: &Arc<Desk>, listen: SocketAddr, keys: &NodeKeys, clock: Clock) -> Result<JoinServer, String> {
+    let (tls_keys, root) = (keys.clone(), desk.authority().root().clone());
+    let tls = move || {
+        tram_pki::verify::join_server(&tls_keys, &root, clock.for_pki()).map_err(|e| e.to_string())
+    };
+    let desk = desk.clone();
+    let answering = move |request: &_, exporter: &_, remote: SocketAddr| {
+        let (answer, cause) = desk.answer(request, exporter, &remote.to_string());
+        match cause {
+            Some(cause) if cause.is_alarm() => error!(%remote, %cause, "a join was refused"),
+            Some(cause) => warn!(%remote, %cause, "a join was refused"),
+            None => info!(%remote, "a node joined"),
+        }
+        answer
+    };
+    JoinServer::open(listen, quic_keys(keys), Arc::new(tls), Arc::new(answering))
+}
+
+/// Tells the core of the room on the disk, and clears what nothing refers to.
+async fn upkeep(spool: Arc<dyn Spool>, engine: EngineHandle, clock: Clock) {
+    let mut since_sweep = SWEEP_EVERY;
+    let mut last = None;
+    loop {
+        if since_sweep >= SWEEP_EVERY {
+            since_sweep = Duration::ZERO;
+            let swept = spool.clone();
+            let done = tokio::task::spawn_blocking(move || swept.sweep(clock.wall_ms())).await;
+            if let Ok(Err(why)) = done {
+                warn!(%why, "payloads that nothing refers to could not be deleted");
+            }
+        }
+        let room = spool.room();
+        if last != Some(room) {
+            last = Some(room);
+            if engine.input(Input::SpoolRoom(room)).await.is_err() {
+                return;
+            }
+        }
+        tokio::time::sleep(ROOM_EVERY).await;
+        since_sweep += ROOM_EVERY;
+    }
+}

@@ -1,0 +1,387 @@
+//! The spool on a disk: one redb file for rows and indexes, packs for chunks, one lock file.
+//!
+//! Owns opening, the single writer's transactions and fail-stop: the first failed write or fsync makes every later write
+//! refuse, because after it nobody knows what the disk holds. `research/storage.md` §3, §5.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{DirBuilder, File, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
+
+use bytes::Bytes;
+use redb::{Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable};
+use rustix::fs::FlockOperation;
+use tram_proto::id::{CertHash, Digest, MessageId};
+use tram_proto::limits::PAGE_HASHES;
+use tram_proto::manifest::Layout;
+use tram_proto::receipt::State;
+use tram_proto::row::MessageRow;
+use tram_proto::statement::Signed;
+use tram_relay::input::{Held, Input, Row};
+use tram_relay::output::Op;
+
+use super::index::{Arrival, arrive};
+use super::packs::{Location, Packs, Syncer, scan, sync_dir};
+use super::sweep::Leases;
+use super::tables::{ENVELOPES, FORMAT, Fault, IDS, INLINE, KEPT, MESSAGES, PAYLOADS, RECEIPTS, SETTLED, Tables, get};
+use super::units::Stores;
+use super::upload::DiskUpload;
+use super::{GRACE_MS, Restored, Spool, SpoolError, StoredMessage, Upload};
+
+/// How a [`DiskSpool`] uses its disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskOptions {
+    /// Messages and payloads take at most so many bytes.
+    pub max_bytes: u64,
+    /// Free bytes of the filesystem that are left for acknowledgements and receipts.
+    pub keep_free_bytes: u64,
+    /// Memory of redb's page cache, in bytes.
+    pub cache_bytes: usize,
+    /// A pack ends at this size, in bytes.
+    pub pack_bytes: u64,
+    /// How long a payload without a reference is kept, in milliseconds.
+    pub grace_ms: u64,
+}
+
+impl Default for DiskOptions {
+    fn default() -> Self {
+        Self {
+            max_bytes: u64::MAX,
+            keep_free_bytes: 64 << 20,
+            cache_bytes: 4 << 20,
+            pack_bytes: 512 << 20,
+            grace_ms: GRACE_MS,
+        }
+    }
+}
+
+/// What all calls and uploads of an open spool share.
+pub(super) struct Inner {
+    pub(super) path: PathBuf,
+    pub(super) options: DiskOptions,
+    db: Database,
+    pub(super) packs: Arc<Packs>,
+    _syncer: Syncer,
+    pub(super) leases: Mutex<Leases>,
+    pub(super) stores: Mutex<Stores>,
+    pub(super) stored: Condvar,
+    pub(super) known_chains: Mutex<BTreeSet<CertHash>>,
+    message_bytes: AtomicU64,
+    stopped: OnceLock<String>,
+    // Closed last: until then the directory is ours.
+    _owner: File,
+}
+
+impl Inner {
+    fn refuse_when_stopped(&self) -> Result<(), SpoolError> {
+        match self.stopped.get() {
+            Some(cause) => Err(SpoolError::Stopped { path: self.path.clone(), cause: cause.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Runs one durable transaction.
+    pub(super) fn write<T>(
+        &self,
+        doing: &'static str,
+        change: impl FnOnce(&mut Tables<'_>) -> Result<T, Fault>,
+    ) -> Result<T, SpoolError> {
+        self.refuse_when_stopped()?;
+        transaction(&self.db, change).map_err(|fault| self.write_failed(doing, fault))
+    }
+
+    /// Runs something else that writes, under the same rules.
+    pub(super) fn writing<T>(&self, doing: &'static str, act: impl FnOnce() -> io::Result<T>) -> Result<T, SpoolError> {
+        self.refuse_when_stopped()?;
+        act().map_err(|error| if io_full(&error) { self.full(0) } else { self.write_failed(doing, error.into()) })
+    }
+
+    pub(super) fn read<T>(
+        &self,
+        doing: &'static str,
+        look: impl FnOnce(&ReadTransaction) -> Result<T, Fault>,
+    ) -> Result<T, SpoolError> {
+        let result = self.db.begin_read().map_err(Fault::from).and_then(|txn| look(&txn));
+        result.map_err(|fault| failed(&self.path, doing, fault))
+    }
+
+    fn write_failed(&self, doing: &'static str, fault: Fault) -> SpoolError {
+        let refused = matches!(fault, Fault::Refused(_));
+        let error = failed(&self.path, doing, fault);
+        if !refused && self.stopped.set(error.to_string()).is_ok() {
+            tracing::error!(%error, "the spool takes no more writes");
+        }
+        error
+    }
+
+    pub(super) fn room(&self) -> u64 {
+        let (packed, ahead) = self.packs.bytes();
+        let used = packed + self.message_bytes.load(Ordering::Relaxed);
+        let free = match rustix::fs::statvfs(&self.path) {
+            Ok(stat) => stat.f_bavail.saturating_mul(stat.f_frsize),
+            Err(error) => {
+                tracing::error!(path = %self.path.display(), %error, "cannot tell how full the filesystem is");
+                0
+            }
+        };
+        let free = free.saturating_add(ahead).saturating_sub(self.options.keep_free_bytes);
+        free.min(self.options.max_bytes.saturating_sub(used))
+    }
+
+    /// Refuses what does not fit.
+    pub(super) fn need(&self, needed_bytes: u64) -> Result<(), SpoolError> {
+        if needed_bytes > self.room() { Err(self.full(needed_bytes)) } else { Ok(()) }
+    }
+
+    fn full(&self, needed_bytes: u64) -> SpoolError {
+        SpoolError::Full { path: self.path.clone(), room_bytes: self.room(), needed_bytes }
+    }
+
+    pub(super) fn missing(&self, what: &'static str, which: impl ToString) -> SpoolError {
+        SpoolError::Missing { path: self.path.clone(), what, which: which.to_string() }
+    }
+
+    pub(super) fn unreadable(&self, what: &'static str, which: impl ToString, why: impl ToString) -> SpoolError {
+        SpoolError::Unreadable { path: self.path.clone(), what, which: which.to_string(), why: why.to_string() }
+    }
+
+    fn signed(&self, what: &'static str, which: impl ToString, bytes: &[u8]) -> Result<Signed, SpoolError> {
+        Signed::decode(Bytes::copy_from_slice(bytes)).map_err(|why| self.unreadable(what, which, why))
+    }
+}
+
+fn io_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+fn failed(path: &Path, doing: &'static str, fault: Fault) -> SpoolError {
+    let cause = match fault {
+        Fault::Refused(error) => return error,
+        Fault::Store(error) => error.to_string(),
+        Fault::Io(error) => error.to_string(),
+    };
+    SpoolError::Failed { path: path.to_owned(), doing, cause }
+}
+
+fn transaction<T>(db: &Database, change: impl FnOnce(&mut Tables<'_>) -> Result<T, Fault>) -> Result<T, Fault> {
+    let mut txn = db.begin_write()?;
+    txn.set_durability(Durability::Immediate)?;
+    let out = {
+        let mut tables = Tables::open(&txn)?;
+        change(&mut tables)?
+    };
+    txn.commit()?;
+    Ok(out)
+}
+
+/// The spool of a daemon. Cheap to share as `Arc<dyn Spool>`.
+pub struct DiskSpool {
+    inner: Arc<Inner>,
+}
+
+impl DiskSpool {
+    /// Opens the spool in a directory, making it (mode 0700) when it is not there.
+    ///
+    /// What was appended to packs but never acknowledged is cut off. Without its redb file (`spool.redb`), a spool begins
+    /// a new life, and the chunks in its packs are found again by scanning them.
+    ///
+    /// # Errors
+    /// [`SpoolError::Taken`], [`SpoolError::Newer`], [`SpoolError::Failed`].
+    pub fn open(path: &Path, options: DiskOptions) -> Result<Self, SpoolError> {
+        open(path, options).map(|inner| Self { inner: Arc::new(inner) }).map_err(|f| failed(path, "open the store", f))
+    }
+}
+
+fn open(path: &Path, options: DiskOptions) -> Result<Inner, Fault> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    std::fs::set_permissions(path, Permissions::from_mode(0o700))?;
+    let owner = File::options().create(true).truncate(false).write(true).open(path.join("lock"))?;
+    match rustix::fs::flock(&owner, FlockOperation::NonBlockingLockExclusive) {
+        Err(rustix::io::Errno::WOULDBLOCK) => return Err(SpoolError::Taken { path: path.to_owned() }.into()),
+        other => other.map_err(io::Error::from)?,
+    }
+    let dir = path.join("packs");
+    DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
+    let db = Database::builder().set_cache_size(options.cache_bytes).create(path.join("spool.redb"))?;
+    sync_dir(path)?;
+    let (known, message_bytes) = transaction(&db, |t| {
+        match get(&t.meta, "format")? {
+            None => {
+                t.meta.insert("format", FORMAT)?;
+                rebuild(t, &dir)?;
+            }
+            Some(FORMAT) => {}
+            Some(found) => return Err(SpoolError::Newer { path: path.to_owned(), found, known: FORMAT }.into()),
+        }
+        let mut known = BTreeMap::new();
+        for row in t.packs.iter()? {
+            let (pack, value) = row?;
+            known.insert(pack.value(), value.value().0);
+        }
+        Ok((known, get(&t.meta, "message_bytes")?.unwrap_or(0)))
+    })?;
+    let (packs, syncer) = Packs::open(&dir, options.pack_bytes, &known)?;
+    Ok(Inner {
+        path: path.to_owned(),
+        options,
+        db,
+        packs,
+        _syncer: syncer,
+        leases: Mutex::default(),
+        stores: Mutex::default(),
+        stored: Condvar::new(),
+        known_chains: Mutex::default(),
+        message_bytes: AtomicU64::new(message_bytes),
+        stopped: OnceLock::new(),
+        _owner: owner,
+    })
+}
+
+/// Makes the chunk index again from the packs. The chunks of each pack become a payload of their own that nothing refers
+/// to, so that the sweep takes those which no payload names before its grace ends.
+fn rebuild(t: &mut Tables<'_>, dir: &Path) -> Result<(), Fault> {
+    for pack in super::packs::numbers(dir)? {
+        let mut chunks: BTreeMap<Digest, Location> = BTreeMap::new();
+        scan(dir, pack, &mut |hash, at| {
+            chunks.insert(hash, at);
+        })?;
+        tracing::warn!(pack, chunks = chunks.len(), "a pack without an index: its chunks were found again");
+        let hashes: Vec<&[u8]> = chunks.keys().map(|hash| hash.0.as_slice()).collect();
+        let pages = hashes.chunks(PAGE_HASHES).zip(1..).map(|(page, n)| (n, Bytes::from(page.concat()))).collect();
+        let root = Digest::of(&[b"tram/1/found again".as_slice(), &pack.to_be_bytes()].concat());
+        arrive(t, &Arrival { root, bytes: 0, manifest: pages, chunks: chunks.into_iter().collect() })?;
+    }
+    Ok(())
+}
+
+impl Inner {
+    fn stored_message(&self, txn: &ReadTransaction, row: u64, bytes: &[u8]) -> Result<StoredMessage, Fault> {
+        let message = MessageRow::decode(bytes).map_err(|why| self.unreadable("message", row, why))?;
+        let envelope = txn.open_table(ENVELOPES)?.get(row)?;
+        let envelope = envelope.ok_or_else(|| self.unreadable("message", row, "its envelope is gone"))?;
+        Ok(StoredMessage {
+            row: Row(row),
+            message,
+            envelope: self.signed("envelope", row, envelope.value())?,
+            payload: txn.open_table(PAYLOADS)?.get(row)?.map(|v| (Digest(*v.value().0), v.value().1)),
+            inline: txn.open_table(INLINE)?.get(row)?.is_some(),
+            settled: txn.open_table(SETTLED)?.get(row)?.is_some(),
+        })
+    }
+}
+
+impl Spool for DiskSpool {
+    fn restore(&self, each: &mut dyn FnMut(Input)) -> Result<Restored, SpoolError> {
+        super::restore::restore(&self.inner, each)
+    }
+
+    fn commit(&self, ops: Vec<Op>) -> Result<(), SpoolError> {
+        let bytes = self.inner.write("commit", |t| super::commit::apply(t, &self.inner, ops))?;
+        self.inner.message_bytes.store(bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn envelope(&self, row: Row) -> Result<Signed, SpoolError> {
+        self.inner.read("read an envelope", |txn| {
+            let found = txn.open_table(ENVELOPES)?.get(row.0)?;
+            let found = found.ok_or_else(|| self.inner.missing("envelope of row", row.0))?;
+            Ok(self.inner.signed("envelope", row.0, found.value())?)
+        })
+    }
+
+    fn inline(&self, row: Row) -> Result<Option<Bytes>, SpoolError> {
+        self.inner.read("read a payload", |txn| {
+            Ok(txn.open_table(INLINE)?.get(row.0)?.map(|v| Bytes::copy_from_slice(v.value())))
+        })
+    }
+
+    fn message(&self, row: Row) -> Result<Option<StoredMessage>, SpoolError> {
+        self.inner.read("read a message", |txn| {
+            let found = txn.open_table(MESSAGES)?.get(row.0)?;
+            found.map(|bytes| self.inner.stored_message(txn, row.0, bytes.value())).transpose()
+        })
+    }
+
+    fn find(&self, id: &MessageId) -> Result<Option<Row>, SpoolError> {
+        self.inner.read("find a message", |txn| {
+            let Some(row) = get(&txn.open_table(IDS)?, &id.0)? else { return Ok(None) };
+            // The row may have gone to quarantine, and its number to another message.
+            let message = txn.open_table(MESSAGES)?.get(row)?.map(|bytes| MessageRow::decode(bytes.value()));
+            Ok(message.is_some_and(|m| m.is_ok_and(|m| m.id == *id)).then_some(Row(row)))
+        })
+    }
+
+    fn receipt(&self, row: Row) -> Result<Signed, SpoolError> {
+        self.inner.read("read a receipt", |txn| {
+            let found = txn.open_table(RECEIPTS)?.get(row.0)?;
+            let found = found.ok_or_else(|| self.inner.missing("receipt in row", row.0))?;
+            Ok(self.inner.signed("receipt", row.0, found.value().1)?)
+        })
+    }
+
+    fn kept_receipts(&self, id: &MessageId) -> Result<Vec<(u32, State, Signed)>, SpoolError> {
+        self.inner.read("read receipts", |txn| {
+            let mut out = Vec::new();
+            for found in txn.open_table(KEPT)?.range((&id.0, 0, 0)..=(&id.0, u32::MAX, u32::MAX))? {
+                let (key, value) = found?;
+                let (_, ordinal, state) = key.value();
+                let state = State::from_number(state).map_err(|why| self.inner.unreadable("receipt of", id, why))?;
+                out.push((ordinal, state, self.inner.signed("receipt of", id, value.value().1)?));
+            }
+            Ok(out)
+        })
+    }
+
+    fn chain(&self, leaf: &CertHash) -> Result<Option<Vec<Bytes>>, SpoolError> {
+        super::chain::read(&self.inner, leaf)
+    }
+
+    fn put_chain(&self, chain: &[Bytes]) -> Result<(), SpoolError> {
+        super::chain::put(&self.inner, chain)
+    }
+
+    fn list(&self, limit: usize, before: Option<Row>) -> Result<Vec<StoredMessage>, SpoolError> {
+        self.inner.read("list messages", |txn| {
+            let mut out = Vec::new();
+            for found in txn.open_table(MESSAGES)?.range(..before.map_or(u64::MAX, |row| row.0))?.rev() {
+                if out.len() == limit {
+                    break;
+                }
+                let (row, bytes) = found?;
+                match self.inner.stored_message(txn, row.value(), bytes.value()) {
+                    Ok(message) => out.push(message),
+                    Err(Fault::Refused(error)) => tracing::error!(%error, "left out of a list"),
+                    Err(fault) => return Err(fault),
+                }
+            }
+            Ok(out)
+        })
+    }
+
+    fn held(&self, root: Digest, layout: Layout) -> Result<Held, SpoolError> {
+        super::units::held(&self.inner, root, layout)
+    }
+
+    fn unit(&self, root: Digest, layout: Layout, unit: u64) -> Result<Bytes, SpoolError> {
+        super::units::unit(&self.inner, root, layout, unit)
+    }
+
+    fn store(&self, root: Digest, layout: Layout, first: u64, units: Vec<Bytes>) -> Result<(), SpoolError> {
+        super::units::store(&self.inner, root, layout, first, units)
+    }
+
+    fn upload(&self) -> Box<dyn Upload> {
+        Box::new(DiskUpload::new(Arc::clone(&self.inner)))
+    }
+
+    fn room(&self) -> u64 {
+        self.inner.room()
+    }
+
+    fn sweep(&self, now_ms: u64) -> Result<(), SpoolError> {
+        super::sweep::sweep(&self.inner, now_ms)
+    }
+}

@@ -1,0 +1,209 @@
+//! Reading everything back at start. What does not decode is moved to quarantine, whole, and the rest goes on.
+
+use bytes::Bytes;
+use redb::{ReadTransaction, ReadableTable};
+use tram_proto::envelope::Body;
+use tram_proto::id::{MessageId, NodeId};
+use tram_proto::manifest::Layout;
+use tram_proto::name::Inbox;
+use tram_proto::receipt::NodeRecord;
+use tram_proto::row::{KeyRow, MessageRow, NeighborRow, NodeRow, ReceiptRow};
+use tram_proto::statement::Signed;
+use tram_relay::input::{Held, Input, Row};
+
+use super::disk::Inner;
+use super::tables::{
+    ENVELOPES, Fault, INBOXES, KEYS, MESSAGES, NEIGHBORS, NODE, PAYLOADS, RECEIPTS, RECORDS, SEQUENCES, SETTLED, Tables,
+};
+use super::{Restored, SpoolError};
+
+/// Where a damaged entry lies.
+enum Damaged {
+    Message(u64),
+    Receipt(u64),
+    Record([u8; 16]),
+    Neighbor([u8; 16]),
+    Key(u32, String, String),
+    Inbox(String),
+    Node,
+}
+
+/// What does not decode, and why.
+type Bad = Vec<(Damaged, String)>;
+
+fn text(error: impl ToString) -> String {
+    error.to_string()
+}
+
+pub(super) fn restore(inner: &Inner, each: &mut dyn FnMut(Input)) -> Result<Restored, SpoolError> {
+    let mut bad = Bad::new();
+    let restored = inner.read("restore", |txn| {
+        let (node, inboxes) = own(txn, &mut bad)?;
+        neighborhood(txn, &mut bad, each)?;
+        keys(txn, &mut bad, each)?;
+        let last_message = messages(inner, txn, &mut bad, each)?;
+        let last_receipt = receipts(txn, &mut bad, each)?;
+        Ok(Restored { node, inboxes, next_row: last_message.max(last_receipt) + 1 })
+    })?;
+    if !bad.is_empty() {
+        tracing::error!(entries = bad.len(), path = %inner.path.display(), "damaged entries go to quarantine");
+        inner.write("move damaged entries to quarantine", |t| bad.into_iter().try_for_each(|b| isolate(t, b)))?;
+    }
+    Ok(restored)
+}
+
+fn own(txn: &ReadTransaction, bad: &mut Bad) -> Result<(Option<NodeRow>, Vec<Inbox>), Fault> {
+    let node = match txn.open_table(NODE)?.get(())?.map(|v| NodeRow::decode(v.value())) {
+        Some(Err(why)) => {
+            bad.push((Damaged::Node, text(why)));
+            None
+        }
+        node => node.and_then(Result::ok),
+    };
+    let mut inboxes = Vec::new();
+    for entry in txn.open_table(INBOXES)?.iter()? {
+        let name = entry?.0.value().to_owned();
+        match name.parse() {
+            Ok(inbox) => inboxes.push(inbox),
+            Err(why) => bad.push((Damaged::Inbox(name), text(why))),
+        }
+    }
+    Ok((node, inboxes))
+}
+
+fn neighborhood(txn: &ReadTransaction, bad: &mut Bad, each: &mut dyn FnMut(Input)) -> Result<(), Fault> {
+    for entry in txn.open_table(NEIGHBORS)?.iter()? {
+        let (key, value) = entry?;
+        match NeighborRow::decode(value.value()) {
+            Ok(neighbor) => each(Input::RestoredNeighbor { node: NodeId(*key.value()), neighbor }),
+            Err(why) => bad.push((Damaged::Neighbor(*key.value()), text(why))),
+        }
+    }
+    for entry in txn.open_table(RECORDS)?.iter()? {
+        let (key, value) = entry?;
+        let signed = Signed::decode(Bytes::copy_from_slice(value.value()));
+        match signed.and_then(|signed| Ok((NodeRecord::decode(&signed.statement)?, signed))) {
+            Ok((record, signed)) => each(Input::RestoredRecord { record, signed }),
+            Err(why) => bad.push((Damaged::Record(*key.value()), text(why))),
+        }
+    }
+    Ok(())
+}
+
+fn keys(txn: &ReadTransaction, bad: &mut Bad, each: &mut dyn FnMut(Input)) -> Result<(), Fault> {
+    for entry in txn.open_table(SEQUENCES)?.iter()? {
+        let (key, value) = entry?;
+        each(Input::RestoredSequence { sender: key.value().to_owned(), sequence: value.value() });
+    }
+    for entry in txn.open_table(KEYS)?.iter()? {
+        let (key, value) = entry?;
+        let (user, sender, name) = key.value();
+        let (sender, key) = (sender.to_owned(), name.to_owned());
+        match KeyRow::decode(value.value().1) {
+            Ok(row) => each(Input::RestoredKey { user, sender, key, row }),
+            Err(why) => bad.push((Damaged::Key(user, sender, key), text(why))),
+        }
+    }
+    Ok(())
+}
+
+/// Answers the highest row; a damaged one counts, so that its number is not used again by this run.
+fn messages(inner: &Inner, txn: &ReadTransaction, bad: &mut Bad, each: &mut dyn FnMut(Input)) -> Result<u64, Fault> {
+    let envelopes = txn.open_table(ENVELOPES)?;
+    let (settled, payloads) = (txn.open_table(SETTLED)?, txn.open_table(PAYLOADS)?);
+    let mut last = 0;
+    for entry in txn.open_table(MESSAGES)?.iter()? {
+        let (row, bytes) = entry?;
+        let row = row.value();
+        last = last.max(row);
+        let envelope = envelopes.get(row)?.map(|v| Bytes::copy_from_slice(v.value()));
+        let (message, body) = match decode_message(bytes.value(), envelope) {
+            Ok(both) => both,
+            Err(why) => {
+                bad.push((Damaged::Message(row), why));
+                continue;
+            }
+        };
+        if settled.get(row)?.is_some() {
+            each(Input::RestoredSettled { row: Row(row), message, deadline_ms: body.deadline_ms() });
+            continue;
+        }
+        let mut held = Held::default();
+        if !message.complete
+            && payloads.get(row)?.is_some()
+            && let Ok(layout) = Layout::new(body.payload_bytes)
+        {
+            held = super::units::held_in(inner, txn, body.payload_root, layout)?;
+        }
+        each(Input::RestoredMessage { row: Row(row), message, body: Box::new(body), held });
+    }
+    Ok(last)
+}
+
+fn decode_message(bytes: &[u8], envelope: Option<Bytes>) -> Result<(MessageRow, Body), String> {
+    let message = MessageRow::decode(bytes).map_err(text)?;
+    let envelope = Signed::decode(envelope.ok_or("its envelope is gone")?).map_err(text)?;
+    if MessageId::of(&envelope.statement) != message.id {
+        return Err("its envelope is not the one of its id".into());
+    }
+    Ok((message, Body::decode(&envelope.statement).map_err(text)?))
+}
+
+fn receipts(txn: &ReadTransaction, bad: &mut Bad, each: &mut dyn FnMut(Input)) -> Result<u64, Fault> {
+    let mut last = 0;
+    for entry in txn.open_table(RECEIPTS)?.iter()? {
+        let (row, value) = entry?;
+        let row = row.value();
+        last = last.max(row);
+        let (receipt, statement) = value.value();
+        let decoded = Signed::decode(Bytes::copy_from_slice(statement)).and_then(|_| ReceiptRow::decode(receipt));
+        match decoded {
+            Ok(receipt) => each(Input::RestoredReceipt { row: Row(row), receipt }),
+            Err(why) => bad.push((Damaged::Receipt(row), text(why))),
+        }
+    }
+    Ok(last)
+}
+
+fn isolate(t: &mut Tables<'_>, (damaged, why): (Damaged, String)) -> Result<(), Fault> {
+    let mut put = Vec::new();
+    match damaged {
+        Damaged::Message(row) => {
+            // The reference to the payload stays: what is quarantined loses nothing.
+            let message = t.messages.remove(row)?.map(|v| v.value().to_vec());
+            let envelope = t.envelopes.remove(row)?.map(|v| v.value().to_vec());
+            let inline = t.inline.remove(row)?.map(|v| v.value().to_vec());
+            t.settled.remove(row)?;
+            put.extend(message.map(|v| ("messages", row.to_be_bytes().to_vec(), v)));
+            put.extend(envelope.map(|v| ("envelopes", row.to_be_bytes().to_vec(), v)));
+            put.extend(inline.map(|v| ("inline", row.to_be_bytes().to_vec(), v)));
+        }
+        Damaged::Receipt(row) => {
+            let value = t.receipts.remove(row)?.map(|v| [v.value().0, v.value().1].concat());
+            put.extend(value.map(|v| ("receipts", row.to_be_bytes().to_vec(), v)));
+        }
+        Damaged::Record(node) => {
+            put.extend(t.records.remove(&node)?.map(|v| ("records", node.to_vec(), v.value().to_vec())));
+        }
+        Damaged::Neighbor(node) => {
+            put.extend(t.neighbors.remove(&node)?.map(|v| ("neighbors", node.to_vec(), v.value().to_vec())));
+        }
+        Damaged::Key(user, sender, key) => {
+            let value = t.keys.remove((user, sender.as_str(), key.as_str()))?.map(|v| v.value().1.to_vec());
+            put.extend(value.map(|v| ("keys", format!("{user} {sender} {key}").into_bytes(), v)));
+        }
+        Damaged::Inbox(name) => {
+            t.inboxes.remove(name.as_str())?;
+            put.push(("inboxes", name.into_bytes(), Vec::new()));
+        }
+        Damaged::Node => {
+            put.extend(t.node.remove(())?.map(|v| ("node", Vec::new(), v.value().to_vec())));
+        }
+    }
+    for (table, key, value) in put {
+        tracing::error!(table, ?key, %why, "moved to quarantine");
+        let next = t.quarantine.last()?.map_or(1, |(number, _)| number.value() + 1);
+        t.quarantine.insert(next, (table, key.as_slice(), value.as_slice()))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,101 @@
+//! What the local sockets may know of this node beside the engine: who it is, its certificates, its connections.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tram_pki::keystore::NodeKeys;
+use tram_relay::input::Side;
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::link::Here;
+use crate::link::dialer::{UplinkState, UplinkStatus};
+use crate::local::station::{Certificate, Identity, LinkFacts, Station, Wire};
+
+/// The node as its own sockets see it.
+pub(crate) struct View {
+    identity: Identity,
+    certificates: Vec<Certificate>,
+    uplinks: watch::Receiver<Vec<UplinkStatus>>,
+    here: Arc<Here>,
+    clock: Clock,
+}
+
+impl View {
+    /// Brings it together.
+    #[must_use]
+    pub(crate) fn new(
+        keys: &NodeKeys,
+        config: &Config,
+        clock: Clock,
+        uplinks: watch::Receiver<Vec<UplinkStatus>>,
+        here: Arc<Here>,
+    ) -> Self {
+        let me = keys.identity();
+        let identity = Identity {
+            node: me.id,
+            name: me.name.clone(),
+            zone: keys.zone().clone(),
+            role: me.role,
+            title: config.node.title.clone(),
+            started_ms: clock.wall_ms(),
+        };
+        let certificates = vec![
+            Certificate { name: me.name.to_string(), kind: "node", not_after_ms: me.not_after_ms },
+            Certificate { name: keys.zone().to_string(), kind: "root", not_after_ms: keys.trust().not_after_ms() },
+        ];
+        Self { identity, certificates, uplinks, here, clock }
+    }
+}
+
+impl Station for View {
+    fn identity(&self) -> Identity {
+        self.identity.clone()
+    }
+
+    fn certificates(&self) -> Vec<Certificate> {
+        self.certificates.clone()
+    }
+
+    fn links(&self) -> Vec<LinkFacts> {
+        let open = self.here.connections();
+        let mut facts: Vec<LinkFacts> = open
+            .iter()
+            .map(|c| {
+                let stats = c.connection.stats();
+                LinkFacts {
+                    peer: c.peer.clone(),
+                    uplink: matches!(c.side, Side::Up(_)),
+                    wire: Wire::Open,
+                    address: c.connection.remote_address().to_string(),
+                    since_ms: c.since_ms,
+                    rtt_us: u64::try_from(c.connection.rtt().as_micros()).ok(),
+                    sent_bytes: stats.udp_tx.bytes,
+                    received_bytes: stats.udp_rx.bytes,
+                    error: String::new(),
+                }
+            })
+            .collect();
+        for uplink in self.uplinks.borrow().iter() {
+            if open.iter().any(|c| c.peer == uplink.node && matches!(c.side, Side::Up(_))) {
+                continue;
+            }
+            facts.push(LinkFacts {
+                peer: uplink.node.clone(),
+                uplink: true,
+                wire: if uplink.state == UplinkState::Down { Wire::Down } else { Wire::Connecting },
+                address: uplink.remote.map(|a| a.to_string()).unwrap_or_default(),
+                since_ms: 0,
+                rtt_us: None,
+                sent_bytes: 0,
+                received_bytes: 0,
+                error: uplink.last_error.clone().unwrap_or_default(),
+            });
+        }
+        facts
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.clock.wall_ms()
+    }
+}
