@@ -145,7 +145,8 @@ fn init(paths: &Paths, zone: &Zone, name: &NodeName, addresses: &Addresses, cloc
 
 fn join_with(paths: &Paths, token_file: &PathBuf, addresses: &Addresses, clock: Clock) -> Result<i32, Failure> {
     let text = read_token(token_file)?;
-    let token: Token = text.parse().map_err(|e| Failure::new(exit::BAD_DATA, format!("{}: {e}", token_file.display())))?;
+    let token: Token =
+        text.parse().map_err(|e| Failure::new(exit::BAD_DATA, format!("{}: {e}", token_file.display())))?;
     setup::prepare(paths).map_err(setup_failure)?;
     let joining = Joining::begin(&paths.pki, token).map_err(|e| join_failure(&e))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -200,6 +201,11 @@ fn check(paths: &Paths) -> Result<i32, Failure> {
     let keys = tram_pki::keystore::NodeKeys::load(&paths.pki).map_err(|e| Failure::new(exit::CONFIG, e))?;
     let me = keys.identity();
     let days = me.not_after_ms.saturating_sub(Clock::default().wall_ms()) / tram_pki::clock::DAY_MS;
-    println!("node {} ({}) of zone {}: config and keys are in order; certificate: {days} days left", me.name, me.role, keys.zone());
+    println!(
+        "node {} ({}) of zone {}: config and keys are in order; certificate: {days} days left",
+        me.name,
+        me.role,
+        keys.zone()
+    );
     Ok(exit::OK)
 }

@@ -177,8 +177,8 @@ impl Config {
         let mut merged = Table::new();
         let mut origins = Vec::new();
         for path in &files {
-            let text = std::fs::read_to_string(path)
-                .map_err(|source| ConfigError::Read { path: path.clone(), source })?;
+            let text =
+                std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.clone(), source })?;
             parse(path, &text)?;
             let table: Table = text.parse().map_err(|e| parse_error(path, &e))?;
             merge(&mut merged, table, "", path, &mut origins)?;
@@ -270,8 +270,12 @@ impl Sections {
             advertise.parse::<HostPort>().map_err(|e| wrong("listen.advertise", e.to_string()))?;
         }
         if !self.node.timezone.is_empty() {
-            jiff::tz::TimeZone::get(&self.node.timezone)
-                .map_err(|_| wrong("node.timezone", format!("{:?} is no IANA zone, such as \"Asia/Ho_Chi_Minh\"", self.node.timezone)))?;
+            jiff::tz::TimeZone::get(&self.node.timezone).map_err(|_| {
+                wrong(
+                    "node.timezone",
+                    format!("{:?} is no IANA zone, such as \"Asia/Ho_Chi_Minh\"", self.node.timezone),
+                )
+            })?;
         }
         Ok(Config {
             node: self.node,
@@ -305,7 +309,10 @@ mod tests {
     #[test]
     fn an_unknown_key_is_named_with_its_line_and_the_valid_ones() {
         check("", Ok(()));
-        check("[spool]\nmax = \"1GiB\"\nkeepfree = \"1MiB\"\n", Err(&["tramd.toml", "line 3", "keepfree", "keep_free"]));
+        check(
+            "[spool]\nmax = \"1GiB\"\nkeepfree = \"1MiB\"\n",
+            Err(&["tramd.toml", "line 3", "keepfree", "keep_free"]),
+        );
         check("[sppol]\n", Err(&["line 1", "sppol", "spool"]));
         check("[[uplink]]\nnode = \"a\"\n", Err(&["addresses"]));
         check("[spool]\nmax = 5\n[", Err(&["line 3"]));
@@ -325,7 +332,8 @@ mod tests {
         let text = include_str!("../tramd.example.toml");
         let config = Config::from_text(Path::new("tramd.example.toml"), text).expect("valid");
         assert_eq!(config.uplinks.len(), 1);
-        let uncommented: String = text.lines().map(|l| l.strip_prefix("#: ").unwrap_or(l)).collect::<Vec<_>>().join("\n");
+        let uncommented: String =
+            text.lines().map(|l| l.strip_prefix("#: ").unwrap_or(l)).collect::<Vec<_>>().join("\n");
         let full = Config::from_text(Path::new("tramd.example.toml"), &uncommented).expect("valid with every key set");
         assert!(full.spool.max.is_some() && full.listen.advertise.is_some() && !full.rules.is_empty());
     }

@@ -8,8 +8,9 @@ mod overlay;
 mod traffic;
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use crate::clock::Clock;
 use crate::command::{Failure, exit};
 use overlay::Overlay;
 use traffic::Sent;
@@ -36,13 +37,15 @@ pub(crate) fn command(path: Option<PathBuf>, keep: bool) -> Result<i32, Failure>
 
 #[allow(clippy::print_stdout, reason = "the demo talks to a person")]
 async fn demo(path: Option<PathBuf>, keep: bool) -> Result<i32, Failure> {
-    let begin = Instant::now();
+    let clock = Clock::default();
+    let begin_ms = clock.mono_ms();
+    let seconds = move || clock.mono_ms().saturating_sub(begin_ms) as f64 / 1000.0;
     let documents = traffic::documents(path)?;
     println!("Tram demo: five relay daemons on this machine, joined over QUIC with mutual TLS.\n");
     let mut overlay = Overlay::start().await?;
     println!("  central ─┬─ can-tho ── ninh-kieu.can-tho   (sends)");
     println!("           └─ an-giang ─ chau-doc.an-giang   (receives)\n");
-    println!("joined and linked after {:.1} s, in {}\n", begin.elapsed().as_secs_f64(), overlay.dir().display());
+    println!("joined and linked after {:.1} s, in {}\n", seconds(), overlay.dir().display());
 
     let out = overlay.dir().join("out");
     let receiver = traffic::receive(overlay.place("CD"), out.clone());
@@ -70,11 +73,7 @@ async fn demo(path: Option<PathBuf>, keep: bool) -> Result<i32, Failure> {
     receiver.abort();
     let rows = traffic::verify(&overlay, &sent, &out).await?;
     println!("\n{}", traffic::table(&rows));
-    println!(
-        "all {} came out byte-identical with valid receipts, in {:.1} s altogether",
-        rows.len(),
-        begin.elapsed().as_secs_f64()
-    );
+    println!("all {} came out byte-identical with valid receipts, in {:.1} s altogether", rows.len(), seconds());
     if keep {
         overlay.leave_running();
         println!("\nthe nodes keep running. Talk to them with the command `tram`:");

@@ -265,8 +265,12 @@ fn log(event: &Event) {
         Event::Progress { message, address, state, reason, .. } => {
             info!(%message, %address, %state, %reason, "a recipient came further");
         }
-        Event::ReceiptNotTrusted { message, from } => warn!(%message, %from, "a receipt was not believed and is dropped"),
-        Event::EnvelopeNotTrusted { message, from } => warn!(%message, %from, "an envelope was not believed and is refused"),
+        Event::ReceiptNotTrusted { message, from } => {
+            warn!(%message, %from, "a receipt was not believed and is dropped")
+        }
+        Event::EnvelopeNotTrusted { message, from } => {
+            warn!(%message, %from, "an envelope was not believed and is refused")
+        }
         Event::OfferRefused { message, by, reason } => warn!(%message, %by, %reason, "the next hop refused a message"),
     }
 }

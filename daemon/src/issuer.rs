@@ -108,7 +108,7 @@ impl Issuer for Desk {
             role: order.role,
             lifetime_ms: order.ttl_ms.unwrap_or(registry::TOKEN_MS),
             join: reachable.join.clone(),
-            by: "admin socket".to_owned(),
+            by: order.by,
         };
         let token = self.registry().new_token(&self.authority, &order, self.clock.wall_ms()).map_err(issuer_error)?;
         self.changed.send_modify(|n| *n += 1);

@@ -1,5 +1,8 @@
 //! `tramd`, the relay daemon.
 
-fn main() {
-    std::process::exit(tramd::command::main(std::env::args_os()));
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // Every exit code of the command line fits; anything else would be a bug, and 70 says so.
+    ExitCode::from(u8::try_from(tramd::command::main(std::env::args_os())).unwrap_or(70))
 }

@@ -155,11 +155,11 @@ pub async fn run(
         _ = failure.wait_for(Option::is_some) => {}
     }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-    drop(uplinks);
     let _ = close_local.send(true);
     let _ = tokio::time::timeout(Duration::from_secs(5), local).await;
     let _ = tokio::time::timeout(BYE, engine.shutdown()).await;
     here.closed(BYE).await;
+    drop(uplinks);
     endpoints.close();
     accepting.abort();
     upkeep.abort();
@@ -273,7 +273,13 @@ fn open_desk(paths: &Paths, config: &Config, keys: &NodeKeys, clock: Clock) -> R
 }
 
 /// Keeps the core's names current and the join port open while a token is live.
-async fn mind_the_desk(desk: Arc<Desk>, engine: EngineHandle, listen: Option<SocketAddr>, keys: NodeKeys, clock: Clock) {
+async fn mind_the_desk(
+    desk: Arc<Desk>,
+    engine: EngineHandle,
+    listen: Option<SocketAddr>,
+    keys: NodeKeys,
+    clock: Clock,
+) {
     let mut changes = desk.changes();
     let mut open: Option<JoinServer> = None;
     loop {
@@ -305,9 +311,7 @@ async fn mind_the_desk(desk: Arc<Desk>, engine: EngineHandle, listen: Option<Soc
 
 fn open_join(desk: &Arc<Desk>, listen: SocketAddr, keys: &NodeKeys, clock: Clock) -> Result<JoinServer, String> {
     let (tls_keys, root) = (keys.clone(), desk.authority().root().clone());
-    let tls = move || {
-        tram_pki::verify::join_server(&tls_keys, &root, clock.for_pki()).map_err(|e| e.to_string())
-    };
+    let tls = move || tram_pki::verify::join_server(&tls_keys, &root, clock.for_pki()).map_err(|e| e.to_string());
     let desk = desk.clone();
     let answering = move |request: &_, exporter: &_, remote: SocketAddr| {
         let (answer, cause) = desk.answer(request, exporter, &remote.to_string());

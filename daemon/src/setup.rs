@@ -62,7 +62,13 @@ pub enum SetupError {
 ///
 /// # Errors
 /// [`SetupError`]; what exists is left as it is.
-pub fn init(paths: &Paths, zone: &Zone, name: &NodeName, addresses: &Addresses, clock: Clock) -> Result<NodeKeys, SetupError> {
+pub fn init(
+    paths: &Paths,
+    zone: &Zone,
+    name: &NodeName,
+    addresses: &Addresses,
+    clock: Clock,
+) -> Result<NodeKeys, SetupError> {
     prepare(paths)?;
     let keys = keystore::found(&paths.pki, zone, name, clock.wall_ms())?;
     write_config(paths, &config_text(name, addresses, None))?;
@@ -104,7 +110,8 @@ fn write_config(paths: &Paths, text: &str) -> Result<(), SetupError> {
     let path = &paths.config;
     let write = || -> std::io::Result<()> {
         let temporary = path.with_extension("toml.new");
-        let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(&temporary)?;
+        let mut file =
+            std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(&temporary)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         std::fs::rename(&temporary, path)?;
@@ -114,7 +121,9 @@ fn write_config(paths: &Paths, text: &str) -> Result<(), SetupError> {
 }
 
 fn config_text(name: &NodeName, addresses: &Addresses, uplink: Option<(NodeName, Vec<HostPort>)>) -> String {
-    let mut out = format!("# Node {name}. Every key: tramd.example.toml. Check: tramd check.\n\n[node]\ntitle = \"\"\n\n[listen]\n");
+    let mut out = format!(
+        "# Node {name}. Every key: tramd.example.toml. Check: tramd check.\n\n[node]\ntitle = \"\"\n\n[listen]\n"
+    );
     let mut key = |key: &str, value: Option<String>| {
         if let Some(value) = value {
             let _ = writeln!(out, "{key} = \"{value}\"");
@@ -186,10 +195,7 @@ mod tests {
 
     #[test]
     fn a_token_names_addresses_that_others_can_dial() {
-        check(
-            "overlay = \"127.0.0.1:1\"\njoin = \"127.0.0.1:2\"",
-            Ok(("127.0.0.1:2", "127.0.0.1:1")),
-        );
+        check("overlay = \"127.0.0.1:1\"\njoin = \"127.0.0.1:2\"", Ok(("127.0.0.1:2", "127.0.0.1:1")));
         check(
             "overlay = \"0.0.0.0:1\"\njoin = \"0.0.0.0:2\"\nadvertise = \"hub.example:9\"",
             Ok(("hub.example:2", "hub.example:9")),

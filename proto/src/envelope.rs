@@ -31,8 +31,7 @@ pub enum Precedence {
 
 impl Precedence {
     /// All of them, the most urgent first.
-    pub const ALL: [Self; 5] =
-        [Self::Flash, Self::Immediate, Self::Priority, Self::Routine, Self::Bulk];
+    pub const ALL: [Self; 5] = [Self::Flash, Self::Immediate, Self::Priority, Self::Routine, Self::Bulk];
 
     /// The word used in commands and JSON.
     #[must_use]
@@ -68,9 +67,10 @@ impl FromStr for Precedence {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        Self::ALL.into_iter().find(|p| p.as_str() == text).ok_or_else(|| {
-            format!("{text:?} is not a precedence: use flash, immediate, priority, routine or bulk")
-        })
+        Self::ALL
+            .into_iter()
+            .find(|p| p.as_str() == text)
+            .ok_or_else(|| format!("{text:?} is not a precedence: use flash, immediate, priority, routine or bulk"))
     }
 }
 
@@ -266,8 +266,7 @@ impl Body {
         WireError::limit("list of recipients", w.to.len(), limits::RECIPIENTS)?;
         let nonce = w.nonce.as_ref().try_into();
         let body = Self {
-            nonce: nonce
-                .map_err(|_| WireError::Malformed { what: "envelope", why: "its nonce is not 16 bytes" })?,
+            nonce: nonce.map_err(|_| WireError::Malformed { what: "envelope", why: "its nonce is not 16 bytes" })?,
             origin: NodeId::from_slice(&w.origin)?,
             incarnation: Incarnation::from_slice(&w.incarnation)?,
             origin_name: w.origin_name.parse()?,

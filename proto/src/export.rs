@@ -189,9 +189,12 @@ mod tests {
     fn sections_out_of_place_are_refused() {
         let envelope = |out: &mut Vec<u8>| section(out, ENVELOPE, &signed(b"e").encode());
         let (mut twice, mut unknown, mut late) = (Vec::new(), Vec::new(), Vec::new());
-        (envelope(&mut twice), envelope(&mut twice));
-        (envelope(&mut unknown), section(&mut unknown, b'X', b""));
-        (section(&mut late, RECEIPT, &signed(b"r").encode()), envelope(&mut late));
+        envelope(&mut twice);
+        envelope(&mut twice);
+        envelope(&mut unknown);
+        section(&mut unknown, b'X', b"");
+        section(&mut late, RECEIPT, &signed(b"r").encode());
+        envelope(&mut late);
         for content in [twice, unknown, late, Vec::new()] {
             assert!(Export::decode(&sealed(&content)).is_err());
         }

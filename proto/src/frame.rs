@@ -391,8 +391,8 @@ fn recipients_from_wire(recipients: &[wire::Recipient]) -> Result<Vec<Recipient>
         .collect()
 }
 
-mod encode;
 mod decode;
+mod encode;
 
 #[cfg(test)]
 mod tests;

@@ -128,8 +128,7 @@ impl std::str::FromStr for NodeId {
     type Err = IdError;
 
     fn from_str(text: &str) -> Result<Self, IdError> {
-        let dashes: Vec<usize> =
-            text.char_indices().filter_map(|(i, c)| (c == '-').then_some(i)).collect();
+        let dashes: Vec<usize> = text.char_indices().filter_map(|(i, c)| (c == '-').then_some(i)).collect();
         let plain: String = text.chars().filter(|c| *c != '-').collect();
         match (dashes.as_slice(), unhex(&plain)) {
             ([8, 13, 18, 23], Some(id)) => Ok(Self(id)),

@@ -108,10 +108,7 @@ impl Layout {
     /// Length in bytes of a run of units.
     #[must_use]
     pub fn run_bytes(self, first: u64, count: u64) -> u64 {
-        (first..first.saturating_add(count))
-            .filter_map(|n| self.unit(n))
-            .map(|u| self.unit_bytes(u) as u64)
-            .sum()
+        (first..first.saturating_add(count)).filter_map(|n| self.unit(n)).map(|u| self.unit_bytes(u) as u64).sum()
     }
 }
 

@@ -176,11 +176,7 @@ impl NodeName {
     pub fn from_dns(dns: &str, zone: &Zone) -> Result<Self, NameError> {
         match dns.strip_suffix(zone.as_str()).and_then(|rest| rest.strip_suffix('.')) {
             Some(own) => own.parse(),
-            None => Err(NameError::Label {
-                what: NODE,
-                text: dns.to_owned(),
-                suggestion: format!("can-tho.{zone}"),
-            }),
+            None => Err(NameError::Label { what: NODE, text: dns.to_owned(), suggestion: format!("can-tho.{zone}") }),
         }
     }
 }
@@ -190,9 +186,8 @@ impl FromStr for Inbox {
 
     fn from_str(text: &str) -> Result<Self, NameError> {
         let first_ok = text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
-        let rest_ok = text
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.'));
+        let rest_ok =
+            text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.'));
         if first_ok && rest_ok && text.len() <= limits::INBOX_BYTES && !text.contains("..") {
             Ok(Self(text.to_owned()))
         } else {

@@ -182,11 +182,7 @@ pub struct Stamp {
 
 impl Stamp {
     pub(crate) fn to_wire(&self) -> wire::Stamp {
-        wire::Stamp {
-            node: Bytes::copy_from_slice(&self.node.0),
-            name: self.name.to_string(),
-            at_ms: self.at_ms,
-        }
+        wire::Stamp { node: Bytes::copy_from_slice(&self.node.0), name: self.name.to_string(), at_ms: self.at_ms }
     }
 
     pub(crate) fn from_wire(w: &wire::Stamp) -> Result<Self, WireError> {

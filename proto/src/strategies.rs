@@ -184,22 +184,27 @@ pub(crate) fn frame() -> impl Strategy<Value = Frame> {
         (any::<u64>(), verdict, reason(), vec(any::<u32>(), 0..9))
             .prop_map(|(offer, verdict, reason, ordinals)| Frame::Reply { offer, verdict, reason, ordinals }),
         ranges(limits::ACK_RANGES).prop_map(Frame::Ack),
-        (any::<u64>(), message(), vec(recipient(), 1..6))
-            .prop_map(|(number, message, recipients)| Frame::Ask { number, message, recipients }),
-        (any::<u64>(), vec(hop(), 0..6), any::<bool>())
-            .prop_map(|(number, hops, last)| Frame::Answer { number, hops, last }),
+        (any::<u64>(), message(), vec(recipient(), 1..6)).prop_map(|(number, message, recipients)| Frame::Ask {
+            number,
+            message,
+            recipients
+        }),
+        (any::<u64>(), vec(hop(), 0..6), any::<bool>()).prop_map(|(number, hops, last)| Frame::Answer {
+            number,
+            hops,
+            last
+        }),
         (any::<u32>(), "\\PC{0,40}").prop_map(|(code, reason)| Frame::Bye { code, reason }),
-        (digest(), any::<u64>(), 1..=limits::RUN_UNITS).prop_map(|(root, first, count)| Frame::Run { root, first, count }),
+        (digest(), any::<u64>(), 1..=limits::RUN_UNITS).prop_map(|(root, first, count)| Frame::Run {
+            root,
+            first,
+            count
+        }),
     ]
 }
 
 fn kind() -> impl Strategy<Value = MessageKind> {
-    select(vec![
-        MessageKind::Document,
-        MessageKind::DatasetRevision,
-        MessageKind::Tombstone,
-        MessageKind::Control,
-    ])
+    select(vec![MessageKind::Document, MessageKind::DatasetRevision, MessageKind::Tombstone, MessageKind::Control])
 }
 
 prop_compose! {

@@ -334,9 +334,7 @@ impl Queues {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Hop, Precedence, &BTreeSet<Row>)> {
-        self.hops
-            .iter()
-            .flat_map(|(hop, classes)| classes.iter().map(|(class, rows)| (*hop, class.0, rows)))
+        self.hops.iter().flat_map(|(hop, classes)| classes.iter().map(|(class, rows)| (*hop, class.0, rows)))
     }
 }
 

@@ -33,8 +33,8 @@ pub const ASKS: usize = 1024;
 pub const CLOCK_TRUST_MS: u64 = 5 * 60 * 1000;
 /// Pause between pings that measure the clock difference, in milliseconds.
 pub const PING_MS: u64 = 60 * 1000;
-/// A payload that made no progress for so long is wanted again, in milliseconds.
-pub const STALLED_MS: u64 = 5 * 1000;
+/// A payload that made no progress for so long is wanted again, in milliseconds. A run of 4 MiB takes 17 s at 2 Mbit/s.
+pub const STALLED_MS: u64 = 60 * 1000;
 /// An answer to a question is awaited for so long, in milliseconds.
 pub const ASK_MS: u64 = 10 * 1000;
 /// The origin offers again so long after a next hop took custody, in milliseconds: an hour, four hours, then daily.

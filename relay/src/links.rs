@@ -203,9 +203,7 @@ impl Links {
         let link = self.links.get(&id).filter(|l| l.is_up())?;
         match link.side {
             Side::Up(_) => (self.active == Some(id)).then_some(Hop::Up),
-            Side::Down => {
-                (self.children.get(&link.peer.node) == Some(&id)).then_some(Hop::Child(link.peer.node))
-            }
+            Side::Down => (self.children.get(&link.peer.node) == Some(&id)).then_some(Hop::Child(link.peer.node)),
         }
     }
 

@@ -30,7 +30,7 @@ use crate::custody::{Custody, Queues};
 use crate::inboxes::Inboxes;
 use crate::input::{Input, LinkId, Row, Ticket};
 use crate::links::Links;
-use crate::output::{CloseReason, InboxRefused, Op, Output};
+use crate::output::{CloseReason, Event, InboxRefused, Op, Output};
 use crate::receipts::Transit;
 use crate::routing::{Hop, Routing};
 use crate::time::Now;
@@ -66,6 +66,7 @@ enum After {
     Receipt(Row),
     Took(Ticket),
     Inbox(Ticket, Result<(), InboxRefused>),
+    Event(Event),
 }
 
 /// One node's decisions.
@@ -225,8 +226,10 @@ impl Node {
             self.own_record_signed(signed);
         }
         self.durable = self.durable.max(commit);
-        while let Some((_, after)) = self.after.pop_front_if(|(at, _)| *at <= commit) {
-            self.perform(after);
+        while self.after.front().is_some_and(|(at, _)| *at <= commit) {
+            if let Some((_, after)) = self.after.pop_front() {
+                self.perform(after);
+            }
         }
     }
 
@@ -237,6 +240,7 @@ impl Node {
             After::Ack(link, number) => self.acks.entry(link).or_default().push(number),
             After::Receipt(row) => self.receipt_stored(row),
             After::Took(ticket) => self.outputs.push_back(Output::TookDone { ticket, held: true }),
+            After::Event(event) => self.outputs.push_back(Output::Event(event)),
             After::Inbox(ticket, result) => self.outputs.push_back(Output::InboxDone { ticket, result }),
         }
     }

@@ -206,7 +206,9 @@ pub enum CloseReason {
     #[error("two running machines claim node id {0}: a disk was cloned")]
     TwoBoots(NodeId),
     /// The spool of the peer is older than this node remembers.
-    #[error("the peer's spool went back in time (its counter {theirs} is not above {known}): restore keys and config with an empty spool")]
+    #[error(
+        "the peer's spool went back in time (its counter {theirs} is not above {known}): restore keys and config with an empty spool"
+    )]
     RolledBack {
         /// What it says.
         theirs: u64,
@@ -434,4 +436,3 @@ pub enum Output {
     /// For logs, metrics and watchers.
     Event(Event),
 }
-

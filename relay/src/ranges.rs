@@ -33,13 +33,8 @@ impl Ranges {
             return;
         }
         let (mut first, mut end) = (range.first, range.end());
-        let touching: Vec<u64> = self
-            .spans
-            .range(..=end)
-            .rev()
-            .take_while(|(_, e)| **e >= first)
-            .map(|(s, _)| *s)
-            .collect();
+        let touching: Vec<u64> =
+            self.spans.range(..=end).rev().take_while(|(_, e)| **e >= first).map(|(s, _)| *s).collect();
         for start in touching {
             if let Some(e) = self.spans.remove(&start) {
                 first = first.min(start);
@@ -51,13 +46,8 @@ impl Ranges {
 
     pub(crate) fn remove(&mut self, range: Range) {
         let (first, end) = (range.first, range.end());
-        let cut: Vec<(u64, u64)> = self
-            .spans
-            .range(..end)
-            .rev()
-            .take_while(|(_, e)| **e > first)
-            .map(|(s, e)| (*s, *e))
-            .collect();
+        let cut: Vec<(u64, u64)> =
+            self.spans.range(..end).rev().take_while(|(_, e)| **e > first).map(|(s, e)| (*s, *e)).collect();
         for (s, e) in cut {
             self.spans.remove(&s);
             if s < first {
@@ -70,8 +60,7 @@ impl Ranges {
     }
 
     pub(crate) fn covers(&self, range: Range) -> bool {
-        range.count == 0
-            || self.spans.range(..=range.first).next_back().is_some_and(|(_, e)| *e >= range.end())
+        range.count == 0 || self.spans.range(..=range.first).next_back().is_some_and(|(_, e)| *e >= range.end())
     }
 
     /// The first numbers that are in both sets, at most `most` of them in one range.

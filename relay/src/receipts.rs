@@ -28,10 +28,6 @@ impl Transit {
         self.rows.insert(row, Waiting { origin, offered: None });
     }
 
-    pub(crate) fn contains(&self, row: Row) -> bool {
-        self.rows.contains_key(&row)
-    }
-
     pub(crate) fn origin(&self, row: Row) -> Option<NodeId> {
         self.rows.get(&row).map(|w| w.origin)
     }

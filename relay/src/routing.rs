@@ -73,14 +73,7 @@ const DEPTH: usize = 16;
 
 impl Routing {
     pub(crate) fn new(own: NodeId, own_name: NodeName, has_uplink: bool) -> Self {
-        Self {
-            own,
-            own_name,
-            records: BTreeMap::new(),
-            by_name: BTreeMap::new(),
-            registry: None,
-            has_uplink,
-        }
+        Self { own, own_name, records: BTreeMap::new(), by_name: BTreeMap::new(), registry: None, has_uplink }
     }
 
     pub(crate) fn names(&mut self, names: Vec<(NodeName, NodeId)>) {

@@ -1,3 +1,4 @@
 //! Whole-system tests: what they share.
 
+pub mod fuzz;
 pub mod sim;

@@ -536,7 +536,14 @@ impl World {
             self.nodes[peer].spool.held(body.payload_root, layout).expect("read")
         };
         let trusted = Some(true);
-        self.carry(from, link, |link| Input::Offer { link, offer: Box::new(offer), id, body: Box::new(body), trusted, held });
+        self.carry(from, link, |link| Input::Offer {
+            link,
+            offer: Box::new(offer),
+            id,
+            body: Box::new(body),
+            trusted,
+            held,
+        });
     }
 
     fn carry_run(&mut self, from: Place, link: LinkId, root: Digest, bytes: u64, units: Range) {
@@ -597,7 +604,13 @@ impl World {
     pub fn check_empty(&self) {
         for node in &self.nodes {
             let look = node.core.as_ref().expect("every node runs").snapshot();
-            assert_eq!((look.messages, look.receipts), (0, 0), "{} still holds something: {:?}", node.name, look.queues);
+            assert_eq!(
+                (look.messages, look.receipts),
+                (0, 0),
+                "{} still holds something: {:?}",
+                node.name,
+                look.queues
+            );
         }
     }
 
@@ -616,7 +629,8 @@ impl World {
         }
         for node in &self.nodes {
             let expected = expected.remove(node.name.as_str()).unwrap_or_default();
-            let surplus: Vec<_> = node.ledger.difference(&expected).filter(|(id, _)| self.submitted.contains_key(id)).collect();
+            let surplus: Vec<_> =
+                node.ledger.difference(&expected).filter(|(id, _)| self.submitted.contains_key(id)).collect();
             assert!(surplus.is_empty(), "{} has {surplus:?} too many", node.name);
             let lost: Vec<_> = expected.difference(&node.ledger).collect();
             assert!(lost.is_empty(), "{} lacks {lost:?}", node.name);

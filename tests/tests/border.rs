@@ -146,7 +146,11 @@ fn dependencies_between_members_point_one_way() {
         let allowed = edges[package.name.as_str()];
         for (dependency, _) in &package.dependencies {
             let member = names.contains(dependency.as_str());
-            assert!(!member || allowed.contains(&dependency.as_str()), "{} must not depend on {dependency}", package.name);
+            assert!(
+                !member || allowed.contains(&dependency.as_str()),
+                "{} must not depend on {dependency}",
+                package.name
+            );
         }
     }
 }
@@ -274,7 +278,8 @@ fn named_path(quotation: &str) -> Option<&str> {
     }
     let tops = SOURCES.iter().chain(&["scripts", "docs", ".ci"]);
     let inside = tops.into_iter().any(|top| word.strip_prefix(top).is_some_and(|rest| rest.starts_with('/')));
-    let document = !word.contains('/') && (word.ends_with(".md") || word.starts_with("LICENSE") || word == "Cargo.toml");
+    let document =
+        !word.contains('/') && (word.ends_with(".md") || word.starts_with("LICENSE") || word == "Cargo.toml");
     (inside || document).then_some(word)
 }
 

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 
 use bytes::Bytes;
 use tram_pki::keystore::{found, load_trust};
@@ -41,14 +42,23 @@ fn receipt(node: NodeId) -> Receipt {
         node,
         name,
         at_ms: SIGNED_MS,
-        stamps: vec![Stamp { node: NodeId([0x0a; 16]), name: "can-tho".parse().expect("a name"), at_ms: SIGNED_MS - 40 }],
+        stamps: vec![Stamp {
+            node: NodeId([0x0a; 16]),
+            name: "can-tho".parse().expect("a name"),
+            at_ms: SIGNED_MS - 40,
+        }],
         payload_root: Digest([0x9a; 32]),
         payload_bytes: 1024,
     }
 }
 
-/// Makes the files that are missing, all of one overlay.
+/// Makes the files where none are, all of one overlay; once, for tests run side by side.
 fn bless() {
+    static BLESSED: Once = Once::new();
+    BLESSED.call_once(make);
+}
+
+fn make() {
     if std::env::var_os("TRAM_BLESS").is_none() || dir().exists() {
         return;
     }

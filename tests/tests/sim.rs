@@ -95,7 +95,8 @@ fn a_relay_that_lost_its_disk_loses_no_document() {
         world.submit(NINH_KIEU, &["vanban@chau-doc.an-giang"], Precedence::Routine, 5_000);
     }
     world.run(MINUTE);
-    let held = |world: &World, place: Place| world.nodes[place].core.as_ref().map_or(0, |core| core.snapshot().messages);
+    let held =
+        |world: &World, place: Place| world.nodes[place].core.as_ref().map_or(0, |core| core.snapshot().messages);
     assert_eq!(held(&world, AN_GIANG), 20);
     world.lose_disk(AN_GIANG, 10_000);
     world.run(MINUTE);

@@ -3,11 +3,12 @@
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tram_client::{Admin, Place, TokenNewRequest};
 
 use super::broken;
+use crate::clock::Clock;
 use crate::command::Failure;
 
 /// Directory, name, role, and the directory of the parent.
@@ -25,6 +26,8 @@ pub(super) struct Overlay {
     dir: PathBuf,
     running: Vec<(String, Child)>,
     keep: bool,
+    /// All went well: nothing is worth keeping.
+    done: bool,
 }
 
 impl Overlay {
@@ -32,10 +35,12 @@ impl Overlay {
     pub(super) async fn start() -> Result<Self, Failure> {
         let dir = std::env::temp_dir().join(format!("tram-demo-{}", std::process::id()));
         std::fs::create_dir(&dir).map_err(|e| broken(format!("{}: {e}", dir.display())))?;
-        let mut overlay = Self { dir, running: Vec::new(), keep: false };
+        let mut overlay = Self { dir, running: Vec::new(), keep: false, done: false };
         let ports = free_ports(4)?;
         let listen = |at: usize| format!("127.0.0.1:{}", ports[at]);
-        overlay.tramd("C", &["init", "--zone", "tram.internal", "--name", "central", "--listen", &listen(0), "--join-listen", &listen(1)])?;
+        let init = ["init", "--zone", "tram.internal", "--name", "central", "--listen"].map(str::to_owned);
+        let init = [init.as_slice(), &[listen(0), "--join-listen".to_owned(), listen(1)]].concat();
+        overlay.tramd("C", &init)?;
         overlay.run("C")?;
         for (at, (dir, name, role, parent)) in TREE.iter().enumerate().skip(1) {
             let uplink = match *parent {
@@ -49,10 +54,9 @@ impl Overlay {
             let file = overlay.dir.join(format!("{dir}.token"));
             std::fs::write(&file, token).map_err(broken)?;
             let file = file.display().to_string();
-            let at_address = listen(at + 1 - usize::from(at > 2));
-            let mut arguments = vec!["join", "--token-file", &file];
+            let mut arguments = vec!["join".to_owned(), "--token-file".to_owned(), file];
             if *role == "province" {
-                arguments.extend(["--listen", &at_address]);
+                arguments.extend(["--listen".to_owned(), listen(at + 1)]);
             }
             overlay.tramd(dir, &arguments)?;
             overlay.run(dir)?;
@@ -63,13 +67,16 @@ impl Overlay {
 
     /// Waits until every node but the first has its uplink.
     async fn linked(&self) -> Result<(), Failure> {
-        let begin = Instant::now();
+        let give_up_ms = deadline(PATIENCE);
         for (dir, name, _, parent) in TREE.iter().skip(1) {
             let admin = Admin::connect(&self.place(dir)).await.map_err(broken)?;
             let parent = TREE.iter().find(|(d, ..)| d == parent).map_or("", |(_, n, ..)| n);
             while !admin.links().await.map_err(broken)?.iter().any(|l| l.peer == parent && l.state == "up") {
-                if begin.elapsed() > PATIENCE {
-                    return Err(broken(format!("{name} has no link after {PATIENCE:?}: see {}/{dir}.log", self.dir.display())));
+                if Clock::default().mono_ms() > give_up_ms {
+                    return Err(broken(format!(
+                        "{name} has no link after {PATIENCE:?}: see {}/{dir}.log",
+                        self.dir.display()
+                    )));
                 }
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
@@ -99,7 +106,7 @@ impl Overlay {
         Ok(command)
     }
 
-    fn tramd(&self, node: &str, arguments: &[&str]) -> Result<(), Failure> {
+    fn tramd(&self, node: &str, arguments: &[String]) -> Result<(), Failure> {
         let output = self.command(node)?.args(arguments).output().map_err(broken)?;
         if output.status.success() {
             return Ok(());
@@ -124,7 +131,7 @@ impl Overlay {
 
     /// Kills a node's daemon with SIGKILL once so many bytes have come in over its links since now.
     pub(super) async fn kill_when_busy(&mut self, node: &str, bytes: u64, patience: Duration) -> Result<u64, Failure> {
-        let begin = Instant::now();
+        let give_up_ms = deadline(patience);
         let admin = Admin::connect(&self.place(node)).await.map_err(broken)?;
         let received = async || -> Result<u64, Failure> {
             Ok(admin.links().await.map_err(broken)?.iter().map(|l| l.received_bytes).sum())
@@ -136,7 +143,7 @@ impl Overlay {
                 self.kill(node)?;
                 return Ok(had);
             }
-            if begin.elapsed() > patience {
+            if Clock::default().mono_ms() > give_up_ms {
                 return Err(broken(format!("{node} received only {had} bytes in {patience:?}")));
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -166,13 +173,14 @@ impl Overlay {
 
     /// Asks every daemon to stop, and waits.
     pub(super) async fn stop(mut self) {
+        self.done = true;
         for (_, child) in &self.running {
             let pid = rustix::process::Pid::from_child(child);
             // One that is gone already needs no signal.
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
         }
-        let begin = Instant::now();
-        while begin.elapsed() < Duration::from_secs(10)
+        let give_up_ms = deadline(Duration::from_secs(10));
+        while Clock::default().mono_ms() < give_up_ms
             && self.running.iter_mut().any(|(_, child)| matches!(child.try_wait(), Ok(None)))
         {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -189,11 +197,16 @@ impl Drop for Overlay {
             let _ = child.kill();
             let _ = child.wait();
         }
-        // What a failed demo left behind is for a person to look at.
-        if !std::thread::panicking() {
+        if self.done {
             let _ = std::fs::remove_dir_all(&self.dir);
+        } else {
+            eprintln!("what the nodes said is in {}/*.log", self.dir.display());
         }
     }
+}
+
+fn deadline(patience: Duration) -> u64 {
+    Clock::default().mono_ms() + u64::try_from(patience.as_millis()).unwrap_or(u64::MAX / 2)
 }
 
 fn free_ports(count: usize) -> Result<Vec<u16>, Failure> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use rustls_pki_types::CertificateDer;
@@ -15,6 +15,7 @@ use tram_proto::receipt::{Receipt, State};
 use tram_proto::statement::{Kind, Signed};
 
 use super::{Overlay, Row, broken};
+use crate::clock::Clock;
 use crate::command::{Failure, exit};
 
 const TO: &str = "vanban@chau-doc.an-giang";
@@ -28,7 +29,7 @@ pub(super) struct Sent {
     pub(super) name: String,
     pub(super) bytes: usize,
     digest: Digest,
-    begin: Instant,
+    begin_ms: u64,
     pub(super) arrived: Option<Duration>,
     pub(super) delivered: Option<Duration>,
 }
@@ -77,10 +78,10 @@ pub(super) async fn send(place: &Place, name: &str, payload: Bytes, precedence: 
         file_name: name.to_owned(),
         ..NewMessage::default()
     };
-    let begin = Instant::now();
+    let begin_ms = Clock::default().mono_ms();
     let (bytes, digest) = (payload.len(), Digest::of(&payload));
     let id = client.send(message, payload.as_ref(), |_| {}).await.map_err(broken)?;
-    Ok(Sent { id, name: name.to_owned(), bytes, digest, begin, arrived: None, delivered: None })
+    Ok(Sent { id, name: name.to_owned(), bytes, digest, begin_ms, arrived: None, delivered: None })
 }
 
 /// Takes every message at the destination into files named by message id.
@@ -120,10 +121,10 @@ pub(super) async fn delivered(place: &Place, sent: &mut [Sent], patience: Durati
     let ids: Vec<MessageId> = sent.iter().map(|s| s.id).collect();
     let mut watch = client.watch(&ids).await.map_err(broken)?;
     let mut open: BTreeMap<MessageId, &mut Sent> = sent.iter_mut().map(|s| (s.id, s)).collect();
-    let deadline = tokio::time::Instant::now() + patience;
+    let begin_ms = Clock::default().mono_ms();
     while !open.is_empty() {
-        let next = tokio::time::timeout_at(deadline, watch.next()).await;
-        let Ok(progress) = next else {
+        let left = patience.saturating_sub(Duration::from_millis(Clock::default().mono_ms().saturating_sub(begin_ms)));
+        let Ok(progress) = tokio::time::timeout(left, watch.next()).await else {
             return Err(broken(format!("{} messages are still under way after {patience:?}", open.len())));
         };
         let Some(progress) = progress.map_err(broken)? else { return Err(broken("the node ended the watch")) };
@@ -132,7 +133,7 @@ pub(super) async fn delivered(place: &Place, sent: &mut [Sent], patience: Durati
         if progress.negative {
             return Err(broken(format!("{} ended as {}: {}", message.name, progress.state, progress.reason)));
         }
-        let took = message.begin.elapsed();
+        let took = Duration::from_millis(Clock::default().mono_ms().saturating_sub(message.begin_ms));
         if progress.state == State::Arrived.as_str() || progress.terminal {
             message.arrived.get_or_insert(took);
         }
@@ -162,7 +163,8 @@ pub(super) async fn verify(overlay: &Overlay, sent: &[Sent], out: &Path) -> Resu
     let client = Client::connect(&overlay.place("NK")).await.map_err(broken)?;
     let mut rows = Vec::new();
     for message in sent {
-        let file = std::fs::read(out.join(message.id.to_string())).map_err(|e| broken(format!("{}: {e}", message.name)))?;
+        let file =
+            std::fs::read(out.join(message.id.to_string())).map_err(|e| broken(format!("{}: {e}", message.name)))?;
         if Digest::of(&file) != message.digest {
             return Err(broken(format!("{} came out with other content", message.name)));
         }
@@ -176,7 +178,8 @@ pub(super) async fn verify(overlay: &Overlay, sent: &[Sent], out: &Path) -> Resu
         for signed in answer.receipts {
             let signed = Signed::decode(signed).map_err(broken)?;
             let receipt = Receipt::decode(&signed.statement).map_err(broken)?;
-            let chain = chains.get(&signed.signature.signer).ok_or_else(|| broken("a receipt without its certificates"))?;
+            let chain =
+                chains.get(&signed.signature.signer).ok_or_else(|| broken("a receipt without its certificates"))?;
             let chain: Vec<CertificateDer<'_>> = chain.iter().map(|c| CertificateDer::from(c.as_ref())).collect();
             trust.verify_statement(Kind::Receipt, &signed, &chain, receipt.at_ms).map_err(broken)?;
             states.push(receipt.state);
@@ -196,7 +199,8 @@ impl Sent {
 }
 
 pub(super) fn table(rows: &[Row]) -> String {
-    let mut out = format!("{:<52} {:>12} {:>10} {:>11} {:>9}\n", "document", "bytes", "arrived", "delivered", "receipts");
+    let mut out =
+        format!("{:<52} {:>12} {:>10} {:>11} {:>9}\n", "document", "bytes", "arrived", "delivered", "receipts");
     for row in rows {
         let ms = |d: Option<Duration>| d.map_or_else(|| "-".to_owned(), |d| format!("{} ms", d.as_millis()));
         let name: String = row.file.chars().take(50).collect();

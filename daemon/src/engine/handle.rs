@@ -9,7 +9,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use tram_proto::frame::TraceHop;
 use tram_proto::id::MessageId;
 use tram_proto::name::{Address, Inbox};
-use tram_relay::input::{Consumer, Input, LinkId, Row, Signer, Side, Submission};
+use tram_relay::input::{Consumer, Input, LinkId, Row, Side, Signer, Submission};
 use tram_relay::output::{Event, InboxRefused, Output, SubmitRefused};
 use tram_relay::snapshot::Snapshot;
 
@@ -27,6 +27,7 @@ pub struct Stopped;
 
 /// What can be asked of the engine.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "inputs are by far the most, and the channel's 256 places are its bound")]
 pub enum Request {
     /// Tell the core something.
     Input(Input),

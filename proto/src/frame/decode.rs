@@ -122,12 +122,7 @@ fn reply(w: wire::Reply) -> Result<Frame, WireError> {
         2 => Verdict::Refused,
         other => return Err(WireError::Unknown { what: "verdict", value: other.into() }),
     };
-    Ok(Frame::Reply {
-        offer: w.offer,
-        verdict,
-        reason: Reason::from_number(w.reason),
-        ordinals: w.ordinals,
-    })
+    Ok(Frame::Reply { offer: w.offer, verdict, reason: Reason::from_number(w.reason), ordinals: w.ordinals })
 }
 
 fn hop(w: wire::Hop) -> Result<TraceHop, WireError> {

@@ -8,15 +8,9 @@ use crate::wire::encode;
 pub(super) fn message(frame: &Frame) -> (u8, Bytes) {
     match frame {
         Frame::Hello(h) => (HELLO, encode(&hello(h))),
-        Frame::Ping { number, clock_ms } => {
-            (PING, encode(&wire::Ping { number: *number, clock_ms: *clock_ms }))
-        }
-        Frame::Pong { number, clock_ms } => {
-            (PONG, encode(&wire::Pong { number: *number, clock_ms: *clock_ms }))
-        }
-        Frame::Chain(certificates) => {
-            (CHAIN, encode(&wire::Chain { certificates: certificates.clone() }))
-        }
+        Frame::Ping { number, clock_ms } => (PING, encode(&wire::Ping { number: *number, clock_ms: *clock_ms })),
+        Frame::Pong { number, clock_ms } => (PONG, encode(&wire::Pong { number: *number, clock_ms: *clock_ms })),
+        Frame::Chain(certificates) => (CHAIN, encode(&wire::Chain { certificates: certificates.clone() })),
         Frame::Record { record, flood } => {
             (RECORD, encode(&wire::NodeRecord { record: Some(record.to_wire()), flood: *flood }))
         }
@@ -24,16 +18,13 @@ pub(super) fn message(frame: &Frame) -> (u8, Bytes) {
         Frame::Receipt { number, receipt } => {
             (RECEIPT, encode(&wire::Receipt { number: *number, receipt: Some(receipt.to_wire()) }))
         }
-        Frame::Want { offer, units } => {
-            (WANT, encode(&wire::Want { offer: *offer, units: ranges_to_wire(units) }))
-        }
+        Frame::Want { offer, units } => (WANT, encode(&wire::Want { offer: *offer, units: ranges_to_wire(units) })),
         Frame::Reply { offer, verdict, reason, ordinals } => {
             let verdict = match verdict {
                 Verdict::Pending => 1,
                 Verdict::Refused => 2,
             };
-            let reply =
-                wire::Reply { offer: *offer, verdict, reason: *reason as u32, ordinals: ordinals.clone() };
+            let reply = wire::Reply { offer: *offer, verdict, reason: *reason as u32, ordinals: ordinals.clone() };
             (REPLY, encode(&reply))
         }
         Frame::Ack(offers) => (ACK, encode(&wire::Ack { offers: ranges_to_wire(offers) })),

@@ -313,7 +313,6 @@ fn the_fullest_frame_fits_the_stream_it_travels_on() {
     let units = (0..limits::WANT_RANGES as u64).map(range).collect();
     check_fullest(StreamKind::Control, &Frame::Want { offer: u64::MAX, units });
     let ordinals = vec![u32::MAX; limits::RECIPIENTS];
-    let reply =
-        Frame::Reply { offer: u64::MAX, verdict: Verdict::Refused, reason: Reason::HopLimit, ordinals };
+    let reply = Frame::Reply { offer: u64::MAX, verdict: Verdict::Refused, reason: Reason::HopLimit, ordinals };
     check_fullest(StreamKind::Control, &reply);
 }

@@ -54,9 +54,9 @@ impl Node {
     /// Leaves out recipients that were settled here, and those that went on with this or a newer visit.
     fn drop_known(&mut self, o: &mut Offered) {
         let released = self.custody.released(o.id).to_vec();
-        o.offer.recipients.retain(|r| {
-            !released.iter().any(|(ordinal, visit, ..)| *ordinal == r.ordinal && *visit >= o.offer.visit)
-        });
+        o.offer
+            .recipients
+            .retain(|r| !released.iter().any(|(ordinal, visit, ..)| *ordinal == r.ordinal && *visit >= o.offer.visit));
         let Some(settled) = self.custody.settled(o.id) else { return };
         let known = settled.recipients.clone();
         let is_known = |r: &Recipient| known.iter().any(|(ordinal, _)| *ordinal == r.ordinal);
@@ -189,8 +189,7 @@ impl Node {
             .enumerate()
             .filter(|(_, r)| r.phase == Phase::Forward && r.recipient.node.is_none())
             .filter(|(_, r)| {
-                live.address(r.recipient.ordinal)
-                    .is_some_and(|a| self.routing.resolve(&a.node) == Existence::Never)
+                live.address(r.recipient.ordinal).is_some_and(|a| self.routing.resolve(&a.node) == Existence::Never)
             })
             .map(|(index, _)| index)
             .collect();

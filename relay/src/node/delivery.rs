@@ -189,8 +189,9 @@ impl Node {
         self.then(After::Receipt(row));
     }
 
+    /// Tells watchers, once what they will read is durable.
     pub(super) fn progress(&mut self, receipt: &Receipt) {
-        self.outputs.push_back(Output::Event(Event::Progress {
+        self.then(After::Event(Event::Progress {
             message: receipt.message,
             address: receipt.address.clone(),
             state: receipt.state,

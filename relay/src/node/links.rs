@@ -41,11 +41,7 @@ impl Node {
                     self.no_longer_offered(row, id, number, &ordinals);
                     self.place(row);
                 }
-                Some(Held::Receipt { row }) => {
-                    if self.transit.contains(row) {
-                        self.receipt_stored(row);
-                    }
-                }
+                Some(Held::Receipt { row }) => self.receipt_stored(row),
                 None => {}
             }
         }

@@ -64,8 +64,7 @@ impl Node {
             return false;
         };
         let ordinals = recipients.iter().map(|r| r.ordinal).collect();
-        let held =
-            Held::Message { row, visit, ordinals, precedence, inline_bytes, wanted: Ranges::default() };
+        let held = Held::Message { row, visit, ordinals, precedence, inline_bytes, wanted: Ranges::default() };
         let number = link.give(held);
         if let Some(live) = self.custody.get_mut(row) {
             for index in &indices {

@@ -96,8 +96,7 @@ impl Node {
 /// Only the destination speaks of a recipient, but for a name that never was: that is said by the names' owner.
 fn may_state(signer: &Signer, receipt: &Receipt) -> bool {
     let by_signer = signer.node == receipt.node && signer.name == receipt.name;
-    let by_owner = receipt.state == State::Undeliverable
-        && receipt.reason == Reason::NoSuchNode
-        && signer.role == Role::Central;
+    let by_owner =
+        receipt.state == State::Undeliverable && receipt.reason == Reason::NoSuchNode && signer.role == Role::Central;
     by_signer && (by_owner || signer.name == receipt.address.node)
 }

@@ -84,7 +84,9 @@ impl Node {
         };
         let (node, incarnation) = (record.node, record.incarnation);
         if node == self.config.node {
-            if record.counter > self.row.record || (record.counter == self.row.record && record.incarnation != self.row.incarnation) {
+            if record.counter > self.row.record
+                || (record.counter == self.row.record && record.incarnation != self.row.incarnation)
+            {
                 self.row = NodeRow { record: record.counter, ..self.row };
                 self.announce();
             }

@@ -68,9 +68,8 @@ impl Node {
             .rows()
             .flat_map(|(row, live)| {
                 let inboxes = live.message.recipients.iter().filter(|r| r.phase == Phase::Inbox);
-                inboxes.filter_map(move |r| {
-                    Some((live.address(r.recipient.ordinal)?.inbox.clone(), live.precedence, row))
-                })
+                inboxes
+                    .filter_map(move |r| Some((live.address(r.recipient.ordinal)?.inbox.clone(), live.precedence, row)))
             })
             .collect();
         for (inbox, precedence, row) in waiting {

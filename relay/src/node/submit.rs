@@ -38,7 +38,9 @@ impl Node {
             && let Some(known) = self.keys.get(&key)
         {
             let (message, same) = (known.message, known.content == content);
-            return if same { self.submitted_before(ticket, message) } else {
+            return if same {
+                self.submitted_before(ticket, message)
+            } else {
                 Err(SubmitRefused::KeyTaken { key: s.idempotency_key, message })
             };
         }

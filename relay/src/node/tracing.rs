@@ -128,8 +128,7 @@ impl Node {
 
     pub(super) fn give_up_asks(&mut self) {
         let now_ms = self.now.mono_ms;
-        let late: Vec<u64> =
-            self.asks.pending.iter().filter(|(_, p)| p.until_ms <= now_ms).map(|(n, _)| *n).collect();
+        let late: Vec<u64> = self.asks.pending.iter().filter(|(_, p)| p.until_ms <= now_ms).map(|(n, _)| *n).collect();
         for number in late {
             let Some(pending) = self.asks.pending.remove(&number) else { continue };
             let over = !self.asks.pending.values().any(|p| p.group == pending.group);
