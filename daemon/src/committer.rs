@@ -236,7 +236,7 @@ mod tests {
     /// Hands these over while nothing runs yet, and collects what comes back.
     #[track_caller]
     fn check(commits: Vec<Persist>, sign: bool, expect: &[u64]) -> Vec<CommitDone> {
-        let (report, reported) = std_mpsc::channel();
+        let (report, reported) = std_mpsc::sync_channel(16);
         let (queue, waiting) = mpsc::channel(WAITING);
         commits.into_iter().for_each(|c| queue.try_send(c).expect("there is room"));
         drop(queue);
@@ -279,7 +279,7 @@ mod tests {
 
     #[test]
     fn joining_waits_for_what_was_handed_over() {
-        let (report, reported) = std_mpsc::channel();
+        let (report, reported) = std_mpsc::sync_channel(16);
         let spool = MemorySpool::default();
         let done = Box::new(move |d: CommitDone| report.send(d).expect("the test listens"));
         let committer = Committer::spawn(Arc::new(spool.clone()), Arc::new(Fake(true)), done).expect("a thread");

@@ -114,7 +114,8 @@ impl Live {
 #[derive(Debug)]
 pub(crate) struct Settled {
     pub(crate) until_ms: u64,
-    pub(crate) recipients: Vec<(Ordinal, State)>,
+    /// How far each came, and when, Unix milliseconds.
+    pub(crate) recipients: Vec<(Ordinal, State, u64)>,
 }
 
 /// The recent messages a relay gave away.

@@ -85,7 +85,7 @@ pub(super) async fn trace(door: &Door, grant: &Grant, id: MessageId, timeout_ms:
     if !visible(door, grant, &body) {
         return Err(refusal::no_such_message());
     }
-    let reached = recipients(&stored.message, &body);
+    let mut reached = recipients(&stored.message, &body);
 
     let mut way = Way::default();
     let first = Passed {
@@ -100,9 +100,19 @@ pub(super) async fn trace(door: &Door, grant: &Grant, id: MessageId, timeout_ms:
     receipts.iter().for_each(|receipt| way.receipt(receipt));
     handed_over(door, &stored.message, &mut way).await?;
 
-    // Receipts tell everything about recipients that have arrived; the others are asked for along the route.
-    let open = reached.iter().any(|(state, _)| !state.is_terminal() && *state < State::Arrived);
+    // What receipts do not tell yet is asked for along the route.
+    let open = reached.iter().any(|(state, _)| !state.is_terminal());
     let complete = if open { ask(door, id, timeout_ms, &mut way).await? } else { true };
+    let alone = |address: &str| body.to.iter().filter(|to| to.node.as_str() == node_of(address)).count() == 1;
+    for (state, progress) in reached.iter_mut().filter(|(state, _)| !state.is_terminal()) {
+        let hop = way.0.iter().find(|hop| hop.name == node_of(&progress.address));
+        // A node speaks of itself as a whole, so its word is one recipient's only where it has one.
+        if let Some(hop) = hop.filter(|hop| alone(&progress.address) && hop.state.overrides(*state)) {
+            *state = hop.state;
+            progress.state = hop.state.to_string();
+            progress.at_ms = hop.at_ms;
+        }
+    }
 
     let states = reached.iter().map(|(state, _)| *state);
     let state = states.clone().filter(|state| !state.is_negative()).min().or_else(|| states.min());
@@ -117,6 +127,10 @@ pub(super) async fn trace(door: &Door, grant: &Grant, id: MessageId, timeout_ms:
         recipients: reached.into_iter().map(|(_, progress)| progress).collect(),
         complete,
     })
+}
+
+fn node_of(address: &str) -> &str {
+    address.split_once('@').map_or("", |(_, node)| node)
 }
 
 /// The next hop that took custody, while no receipt tells of it yet.

@@ -59,7 +59,7 @@ impl Node {
             .retain(|r| !released.iter().any(|(ordinal, visit, ..)| *ordinal == r.ordinal && *visit >= o.offer.visit));
         let Some(settled) = self.custody.settled(o.id) else { return };
         let known = settled.recipients.clone();
-        let is_known = |r: &Recipient| known.iter().any(|(ordinal, _)| *ordinal == r.ordinal);
+        let is_known = |r: &Recipient| known.iter().any(|(ordinal, ..)| *ordinal == r.ordinal);
         if o.offer.visit.attempt > 0 && o.offer.recipients.iter().any(is_known) {
             // The origin asks again, so a receipt may have been lost with a relay's disk: say it once more.
             self.state_again(&o.body, o.id, &known);
@@ -344,7 +344,7 @@ impl Node {
             self.op(Op::DeleteMessage { row });
         } else {
             let until_ms = live.deadline_ms.saturating_add(limits::REMEMBER_MS);
-            let recipients = live.message.recipients.iter().map(|r| (r.recipient.ordinal, r.state)).collect();
+            let recipients = live.message.recipients.iter().map(|r| (r.recipient.ordinal, r.state, r.at_ms)).collect();
             self.custody.settle(live.message.id, Settled { until_ms, recipients });
             self.op(Op::SettleMessage { row, message: live.message, until_ms });
         }

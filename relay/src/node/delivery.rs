@@ -149,9 +149,9 @@ impl Node {
     }
 
     /// Says again what was said about a message that is settled here.
-    pub(super) fn state_again(&mut self, body: &Body, message: MessageId, known: &[(Ordinal, State)]) {
+    pub(super) fn state_again(&mut self, body: &Body, message: MessageId, known: &[(Ordinal, State, u64)]) {
         let at_ms = self.clock.corrected_ms(self.now);
-        for (ordinal, state) in known {
+        for (ordinal, state, _) in known {
             let Some(address) = body.to.get(ordinal.index as usize) else { continue };
             let receipt = Receipt {
                 message,

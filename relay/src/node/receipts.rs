@@ -71,8 +71,8 @@ impl Node {
     fn came_late(&mut self, receipt: &Receipt, signed: Signed) {
         let Some(settled) = self.custody.settled(receipt.message) else { return };
         let until_ms = settled.until_ms;
-        let known = settled.recipients.iter().find(|(ordinal, _)| *ordinal == receipt.ordinal);
-        if known.is_some_and(|(_, state)| receipt.state.overrides(*state)) {
+        let known = settled.recipients.iter().find(|(ordinal, ..)| *ordinal == receipt.ordinal);
+        if known.is_some_and(|(_, state, _)| receipt.state.overrides(*state)) {
             self.keep(receipt, signed, until_ms);
         }
     }

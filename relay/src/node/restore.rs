@@ -1,7 +1,6 @@
 //! From the spool to a node that acts.
 
 use tram_proto::name::Inbox;
-use tram_proto::receipt::Ordinal;
 use tram_proto::row::{NodeRow, Phase};
 
 use crate::custody::{Live, Settled};
@@ -22,8 +21,7 @@ impl Node {
             }
             Input::RestoredSettled { row, message, deadline_ms } => {
                 self.seen_row(row);
-                let recipients: Vec<(Ordinal, _)> =
-                    message.recipients.iter().map(|r| (r.recipient.ordinal, r.state)).collect();
+                let recipients = message.recipients.iter().map(|r| (r.recipient.ordinal, r.state, r.at_ms)).collect();
                 let until_ms = deadline_ms.saturating_add(limits::REMEMBER_MS);
                 self.custody.settle(message.id, Settled { until_ms, recipients });
             }

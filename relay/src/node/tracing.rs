@@ -70,7 +70,8 @@ impl Node {
             let here = live.and_then(|l| l.message.recipients.iter().find(|k| k.recipient.ordinal == r.ordinal));
             if let (Some(here), Some(live)) = (here, live) {
                 let state = if here.phase == Phase::Forward { State::Relayed } else { here.state };
-                known = Some((state, live.message.received_ms));
+                let at_ms = if here.phase == Phase::Inbox { here.at_ms } else { live.message.received_ms };
+                known = Some((state, at_ms));
                 continue;
             }
             let released = self.custody.released(message).iter().find(|(o, ..)| *o == r.ordinal);
@@ -78,8 +79,8 @@ impl Node {
                 known = known.or(Some((State::Relayed, *at_ms)));
                 onward.push((*hop, *r));
             } else if let Some(settled) = self.custody.settled(message) {
-                let state = settled.recipients.iter().find(|(o, _)| *o == r.ordinal).map(|(_, s)| *s);
-                known = state.map(|s| (s, 0)).or(known);
+                let state = settled.recipients.iter().find(|(o, ..)| *o == r.ordinal);
+                known = state.map(|(_, state, at_ms)| (*state, *at_ms)).or(known);
             }
         }
         let told = known.map(|(state, at_ms)| TraceHop {
