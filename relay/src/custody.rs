@@ -43,7 +43,9 @@ pub(crate) struct Live {
     pub(crate) offered: Vec<Option<(LinkId, u64)>>,
     /// The links that offer us this message, with their offer's number.
     pub(crate) sources: BTreeMap<LinkId, u64>,
-    /// Units wanted from a source and not yet durable.
+    /// The source that was asked last.
+    pub(crate) asked_of: Option<LinkId>,
+    /// Units wanted from it and not yet durable.
     pub(crate) asked: Ranges,
     /// Monotonic time of the last unit that became durable.
     pub(crate) progress_ms: u64,
@@ -66,6 +68,7 @@ impl Live {
             have: Ranges::of(&held.units),
             durable,
             sources: BTreeMap::new(),
+            asked_of: None,
             asked: Ranges::default(),
             progress_ms: 0,
         })
@@ -99,6 +102,19 @@ impl Live {
             return missing;
         }
         self.have.missing(Range { first: manifest.count, count: self.layout.chunks() }, most)
+    }
+
+    /// The source to ask: the one asked last, or the next after it when that one had its chance.
+    pub(crate) fn source(&self, next: bool) -> Option<(LinkId, u64)> {
+        use std::ops::Bound::{Excluded, Included, Unbounded};
+        let asked = self.asked_of.filter(|link| self.sources.contains_key(link));
+        let from = match asked {
+            Some(link) if next => Excluded(link),
+            Some(link) => Included(link),
+            None => Unbounded,
+        };
+        let found = self.sources.range((from, Unbounded)).next().or_else(|| self.sources.first_key_value());
+        found.map(|(link, number)| (*link, *number))
     }
 
     pub(crate) fn has_all_units(&self) -> bool {

@@ -109,7 +109,7 @@ pub struct World {
     pub submitted: BTreeMap<MessageId, (Place, Vec<Address>)>,
     submissions: BTreeMap<(Place, Ticket), Vec<Address>>,
     next_ticket: u64,
-    /// What origins learned.
+    /// What origins told whoever watched; a crash may swallow it.
     pub progress: BTreeMap<(MessageId, String), State>,
     /// Milliseconds one way.
     pub latency_ms: u64,
@@ -620,10 +620,11 @@ impl World {
     /// Naming the message and the recipient, when something was lost or came twice.
     pub fn check_delivered(&self) {
         let mut expected: BTreeMap<&str, BTreeSet<(MessageId, String)>> = BTreeMap::new();
-        for (id, (_, to)) in &self.submitted {
-            for address in to {
-                let state = self.progress.get(&(*id, address.to_string()));
-                assert_eq!(state, Some(&State::Delivered), "{id} to {address}: the origin knows {state:?}");
+        for (id, (origin, to)) in &self.submitted {
+            let kept = self.nodes[*origin].spool.kept_receipts(id).expect("read");
+            for (address, ordinal) in to.iter().zip(0..) {
+                let states: Vec<State> = kept.iter().filter(|(o, ..)| *o == ordinal).map(|(_, s, _)| *s).collect();
+                assert!(states.contains(&State::Delivered), "{id} to {address}: the origin has receipts of {states:?}");
                 expected.entry(address.node.as_str()).or_default().insert((*id, address.to_string()));
             }
         }

@@ -163,6 +163,13 @@ fn storm(seed: u64) {
     world.check_empty();
 }
 
+/// Found by a longer run: two relays held a part each and wanted the rest from one another for ever, while a third
+/// neighbour held the whole.
+#[test]
+fn two_halves_of_a_payload_do_not_wait_for_each_other() {
+    storm(147);
+}
+
 #[test]
 fn nothing_is_lost_and_nothing_comes_twice_in_a_storm() {
     let replay = std::env::var("TRAM_SEED").ok().and_then(|s| s.parse().ok());

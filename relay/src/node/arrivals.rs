@@ -262,6 +262,7 @@ impl Node {
             return self.completed(row, root);
         }
         live.progress_ms = now_ms;
+        live.asked_of = Some(link);
         let units = live.to_want();
         live.asked = crate::ranges::Ranges::of(&units);
         self.send(link, Frame::Want { offer: number, units });
@@ -276,16 +277,16 @@ impl Node {
             if live.has_all_units() {
                 self.completed(row, root);
             } else if live.asked.is_empty() {
-                self.want_again(row);
+                self.want_again(row, false);
             }
             self.touch_offers(row);
         }
     }
 
-    /// Wants what is missing from the newest link that offers it.
-    pub(super) fn want_again(&mut self, row: Row) {
-        let source = self.custody.get(row).and_then(|l| l.sources.last_key_value());
-        if let Some((link, number)) = source.map(|(link, number)| (*link, *number)) {
+    /// Wants what is missing from the link that was asked, or from the next that offers it: two neighbours that hold a
+    /// part each may wait for one another while a third has the whole.
+    pub(super) fn want_again(&mut self, row: Row, next: bool) {
+        if let Some((link, number)) = self.custody.get(row).and_then(|l| l.source(next)) {
             self.want(row, link, number);
         }
     }

@@ -70,7 +70,7 @@ impl Node {
         for row in self.custody.all_receiving() {
             let since = self.custody.get(row).map_or(0, |l| l.progress_ms);
             if since + limits::STALLED_MS <= self.now.mono_ms {
-                self.want_again(row);
+                self.want_again(row, true);
             }
         }
     }

@@ -46,10 +46,10 @@ impl Node {
             }
         }
         for row in self.custody.all_receiving() {
-            if let Some(live) = self.custody.get_mut(row) {
-                live.sources.remove(&id);
+            let Some(live) = self.custody.get_mut(row) else { continue };
+            if live.sources.remove(&id).is_some() && live.asked_of == Some(id) {
+                self.want_again(row, false);
             }
-            self.want_again(row);
         }
         if matches!(link.side, Side::Up(_)) {
             self.uplink_changed();
