@@ -69,8 +69,8 @@ pub const CHAIN_CERTIFICATES: usize = 4;
 
 /// Stamps in a routing header: custody transfers a copy may make before it parks. A tree of depth 5 takes 9.
 pub const HOPS: usize = 32;
-/// Inboxes a node record names.
-pub const RECORD_INBOXES: usize = 1024;
+/// Inboxes a node record names; with the longest names the record still fits a control frame.
+pub const RECORD_INBOXES: usize = 512;
 /// Uplinks of one node.
 pub const UPLINKS: usize = 8;
 /// Addresses at which a node says it can be reached.

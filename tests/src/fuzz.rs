@@ -19,8 +19,11 @@ use tram_proto::receipt::{NodeRecord, Receipt};
 use tram_proto::row::{KeyRow, MessageRow, NeighborRow, NodeRow, ReceiptRow};
 use tram_proto::statement::{Kind, Signed};
 
+/// Takes any bytes; panics when something does not hold.
+pub type Target = fn(&[u8]);
+
 /// Every target by the name of its corpus.
-pub const TARGETS: [(&str, fn(&[u8])); 13] = [
+pub const TARGETS: [(&str, Target); 13] = [
     ("frame", frame),
     ("body", body),
     ("receipt", receipt),

@@ -1,4 +1,5 @@
 //! Whole-system tests: what they share.
 
 pub mod fuzz;
+pub mod overlay;
 pub mod sim;

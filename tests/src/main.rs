@@ -1,1 +1,34 @@
-fn main() {}
+//! `tramd` and `tram` in one program: `cargo test` builds no other package's binaries, so the tests start this one.
+//!
+//! The first argument picks the program. `tramd-at OFFSET_MS --dir DIR` runs a node whose clock is wrong by so much.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+
+use tramd::clock::Clock;
+use tramd::paths::Paths;
+
+fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let code = match arguments.first().and_then(|first| first.to_str()) {
+        Some("tramd") => tramd::command::main(arguments),
+        Some("tram") => tram::run(arguments),
+        Some("tramd-at") => run_at(&arguments),
+        _ => {
+            eprintln!("tram-tests: the first argument is tramd, tram or tramd-at");
+            tramd::command::exit::USAGE
+        }
+    };
+    ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))
+}
+
+fn run_at(arguments: &[OsString]) -> i32 {
+    let [_, offset_ms, option, dir] = arguments else { return tramd::command::exit::USAGE };
+    let Some(offset_ms) = offset_ms.to_str().and_then(|ms| ms.parse().ok()) else { return tramd::command::exit::USAGE };
+    assert_eq!(option, "--dir");
+    tramd::run::command(Paths::new(Some(Path::new(dir))), Clock::new(offset_ms)).unwrap_or_else(|failure| {
+        eprintln!("tramd: {}", failure.text);
+        failure.code
+    })
+}

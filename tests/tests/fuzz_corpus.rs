@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use tram_tests::fuzz::TARGETS;
+use tram_tests::fuzz::{TARGETS, Target};
 use tram_tests::sim::Random;
 
 const MUTATIONS: usize = 2_000;
@@ -25,7 +25,7 @@ fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
 }
 
 /// Runs one input; a panic is told with all that is needed to see it again.
-fn run(target: &str, body: fn(&[u8]), input: &[u8], origin: &str) {
+fn run(target: &str, body: Target, input: &[u8], origin: &str) {
     if catch_unwind(AssertUnwindSafe(|| body(input))).is_err() {
         let hex: String = input.iter().map(|b| format!("{b:02x}")).collect();
         panic!("fuzz target {target} broke on {origin}: {hex}");

@@ -38,6 +38,11 @@ impl Node {
         if !o.offer.recipients.iter().all(in_body) {
             return self.close(o.link, CloseReason::Protocol("an offer for a recipient its envelope does not name"));
         }
+        // Every custody transfer adds one of each, and what goes on from here has to fit the limits of the next.
+        let hops = o.offer.visit.hops as usize;
+        if hops != o.offer.stamps.len() || hops == 0 || hops >= tram_proto::limits::HOPS {
+            return self.close(o.link, CloseReason::Protocol("an offer whose stamps do not fit its hops"));
+        }
         if !self.started {
             return self.put_off(o.link, o.offer.number, Reason::None);
         }
