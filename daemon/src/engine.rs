@@ -261,7 +261,9 @@ fn log(event: &Event) {
         Event::NewIncarnation { peer, incarnation } => {
             warn!(%peer, %incarnation, "a neighbour came back with an empty spool; origins offer again");
         }
-        Event::HopLimit { message } => warn!(id = %message, "a message passed too many hops and waits for a newer route"),
+        Event::HopLimit { message } => {
+            warn!(id = %message, "a message passed too many hops and waits for a newer route")
+        }
         Event::Progress { message, address, state, reason, .. } => {
             info!(id = %message, %address, %state, %reason, "a recipient came further");
         }
@@ -271,7 +273,9 @@ fn log(event: &Event) {
         Event::EnvelopeNotTrusted { message, from } => {
             warn!(id = %message, %from, "an envelope was not believed and is refused")
         }
-        Event::OfferRefused { message, by, reason } => warn!(id = %message, %by, %reason, "the next hop refused a message"),
+        Event::OfferRefused { message, by, reason } => {
+            warn!(id = %message, %by, %reason, "the next hop refused a message")
+        }
     }
 }
 

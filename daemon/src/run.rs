@@ -31,13 +31,14 @@ use crate::local::station::Issuer;
 use crate::local::{self, Door, Sockets, access::Access};
 use crate::paths::Paths;
 use crate::setup::Reachable;
-use crate::spool::{DiskOptions, DiskSpool, Spool, SpoolError};
+use crate::spool::{DiskOptions, DiskSpool, LOW_ROOM_BYTES, Spool, SpoolError};
 use crate::view::View;
 
 /// How often the room on the disk is looked at.
 const ROOM_EVERY: Duration = Duration::from_secs(2);
-/// How often unreferenced payloads are looked for.
+/// How often unreferenced payloads are looked for, and how often while the room is low.
 const SWEEP_EVERY: Duration = Duration::from_secs(300);
+const SWEEP_EVERY_LOW: Duration = Duration::from_secs(4);
 /// Links get so long to say bye.
 const BYE: Duration = Duration::from_secs(2);
 
@@ -330,7 +331,8 @@ async fn upkeep(spool: Arc<dyn Spool>, engine: EngineHandle, clock: Clock) {
     let mut since_sweep = SWEEP_EVERY;
     let mut last = None;
     loop {
-        if since_sweep >= SWEEP_EVERY {
+        let every = if spool.room() < LOW_ROOM_BYTES { SWEEP_EVERY_LOW } else { SWEEP_EVERY };
+        if since_sweep >= every {
             since_sweep = Duration::ZERO;
             let swept = spool.clone();
             let done = tokio::task::spawn_blocking(move || swept.sweep(clock.wall_ms())).await;

@@ -19,7 +19,10 @@ use tram_relay::output::{Op, Statement};
 
 use super::index::hashes;
 use super::packs::lock;
-use super::{GRACE_MS, Restored, Spool, SpoolError, StoredMessage, Upload, fits, ranges, signed};
+use super::{
+    GRACE_MS, LOW_ROOM_BYTES, LOW_ROOM_GRACE_MS, Restored, Spool, SpoolError, StoredMessage, Upload, fits, ranges,
+    signed,
+};
 
 /// A spool in memory.
 #[derive(Clone)]
@@ -402,10 +405,12 @@ impl Spool for MemorySpool {
         let mut store = lock(&self.store);
         let touched = std::mem::take(&mut store.touched);
         let mut due = Vec::new();
+        let low = self.max_bytes.saturating_sub(store.used_bytes) < LOW_ROOM_BYTES;
+        let grace_ms = if low { self.grace_ms.min(LOW_ROOM_GRACE_MS) } else { self.grace_ms };
         for (root, payload) in store.payloads.iter_mut().filter(|(_, p)| p.refs == 0) {
             if payload.loose_since == 0 || touched.contains(root) {
                 payload.loose_since = now_ms.max(1);
-            } else if now_ms.saturating_sub(payload.loose_since) >= self.grace_ms {
+            } else if now_ms.saturating_sub(payload.loose_since) >= grace_ms {
                 due.push(*root);
             }
         }

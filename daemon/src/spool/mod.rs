@@ -41,6 +41,10 @@ pub use memory::MemorySpool;
 
 /// How long a payload without a reference is kept when nothing else is said: 1 h, in milliseconds.
 pub const GRACE_MS: u64 = 3600 * 1000;
+/// With less room than this, in bytes, messages matter more than what might be asked for again.
+pub const LOW_ROOM_BYTES: u64 = 64 << 20;
+/// The grace then, in milliseconds: long enough for a commit that is just about to refer to a payload.
+const LOW_ROOM_GRACE_MS: u64 = 10 * 1000;
 
 /// Why the spool did not do what was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -274,7 +278,8 @@ pub trait Spool: Send + Sync + 'static {
     fn room(&self) -> u64;
 
     /// Deletes payloads that nothing refers to and nobody asked for during the grace period, counted from the first
-    /// sweep that finds them so. Call it every few minutes.
+    /// sweep that finds them so. With less room than [`LOW_ROOM_BYTES`] the grace is 10 s. Call it every few minutes,
+    /// and every few seconds while the room is that low.
     ///
     /// # Errors
     /// See the trait.

@@ -9,11 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use redb::ReadableTable;
 use tram_proto::id::Digest;
 
-use super::SpoolError;
 use super::disk::Inner;
 use super::index::{drop_reference, hashes};
 use super::packs::lock;
 use super::tables::{Fault, LOOSE, PACKS, Tables, get};
+use super::{LOW_ROOM_BYTES, LOW_ROOM_GRACE_MS, SpoolError};
 
 /// Manifest pages deleted in one transaction, so that messages are not held up.
 const STEP_PAGES: usize = 4;
@@ -57,13 +57,15 @@ pub(super) fn sweep(inner: &Inner, now_ms: u64) -> Result<(), SpoolError> {
 fn stamp(inner: &Inner, now_ms: u64) -> Result<Vec<Digest>, SpoolError> {
     let mut leases = lock(&inner.leases);
     let (mut fresh, mut due) = (Vec::new(), Vec::new());
+    let low = inner.room() < LOW_ROOM_BYTES;
+    let grace_ms = if low { inner.options.grace_ms.min(LOW_ROOM_GRACE_MS) } else { inner.options.grace_ms };
     inner.read("look for loose payloads", |txn| {
         for entry in txn.open_table(LOOSE)?.iter()? {
             let (root, since_ms) = entry?;
             let (root, since_ms) = (Digest(*root.value()), since_ms.value());
             if since_ms == 0 || leases.touched.contains(&root) {
                 fresh.push(root);
-            } else if now_ms.saturating_sub(since_ms) >= inner.options.grace_ms {
+            } else if now_ms.saturating_sub(since_ms) >= grace_ms {
                 due.push(root);
             }
         }

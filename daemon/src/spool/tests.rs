@@ -208,6 +208,24 @@ fn a_payload_goes_a_grace_period_after_its_last_reference_and_not_before() {
 }
 
 #[test]
+fn with_little_room_a_payload_goes_after_seconds() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let small = DiskOptions { max_bytes: 8 << 20, ..options() };
+    let disk = DiskSpool::open(dir.path(), small).expect("opens");
+    for spool in [&disk as &dyn Spool, &MemorySpool::new(8 << 20, HOUR_MS)] {
+        let bytes = payload(21, CHUNK_BYTES * 9);
+        let root = upload(spool, &bytes);
+        let room = spool.room();
+        spool.sweep(HOUR_MS).expect("sweeps");
+        spool.sweep(HOUR_MS + 9_000).expect("sweeps");
+        assert!(spool.unit(root, layout(&bytes), 0).is_ok(), "a commit may be about to refer to it");
+        spool.sweep(HOUR_MS + 10_000).expect("sweeps");
+        spool.sweep(HOUR_MS + 20_000).expect("sweeps");
+        assert!(spool.unit(root, layout(&bytes), 0).is_err() && spool.room() > room, "others need the room");
+    }
+}
+
+#[test]
 fn chunks_of_another_payload_count_as_held_once_the_manifest_is_here() {
     let known = payload(5, CHUNK_BYTES * 4);
     let new = Bytes::from([&known[..CHUNK_BYTES * 2], &payload(6, CHUNK_BYTES)].concat());
