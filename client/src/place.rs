@@ -8,7 +8,7 @@ use std::time::Duration;
 use tonic::transport::{Channel, Endpoint};
 use tram_proto::limits;
 
-use crate::error::Error;
+use crate::error::{Error, Kind, Refusal};
 
 /// How long a node that was set up may take to open its sockets.
 const STARTING: Duration = Duration::from_secs(5);
@@ -54,6 +54,17 @@ impl Place {
             return Err(unreachable("the path is not UTF-8".to_owned()));
         };
         if let Err(error) = self.wait_for(&path).await {
+            if error.kind() == io::ErrorKind::PermissionDenied {
+                return Err(Error::Refused(Refusal {
+                    code: "not_permitted".to_owned(),
+                    message: format!(
+                        "{}: {error}: this user may not open the socket; run it as the daemon's user or root",
+                        path.display()
+                    ),
+                    retryable: false,
+                    kind: Kind::NotPermitted,
+                }));
+            }
             return Err(unreachable(self.explain(&error)));
         }
         Endpoint::from_shared(format!("unix://{text}"))
@@ -92,9 +103,6 @@ impl Place {
             }
             _ if absent(error) => {
                 format!("there is no node ({} is missing): name its directory with --dir", self.config.display())
-            }
-            io::ErrorKind::PermissionDenied => {
-                format!("{error}: this user may not open the socket; run it as the daemon's user or root")
             }
             _ => error.to_string(),
         }

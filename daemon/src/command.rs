@@ -73,7 +73,7 @@ enum Command {
     },
     /// Run the node until it is told to stop (SIGTERM, SIGINT)
     Run,
-    /// Check config, keys and directories without starting anything
+    /// Check config and keys without starting anything
     Check,
     /// See it work: five nodes on this machine, documents across four hops, one relay killed on the way
     Demo {

@@ -63,8 +63,6 @@ pub enum ConfigError {
 pub struct NodeSection {
     /// Shown to people beside the name.
     pub title: String,
-    /// IANA name; empty: the machine's.
-    pub timezone: String,
 }
 
 /// `[listen]`
@@ -266,16 +264,11 @@ impl Sections {
             let why = format!("a node has at most {} uplinks", tram_proto::limits::UPLINKS);
             return Err(wrong("uplink", why));
         }
+        if let Some(level) = &self.log.level {
+            tracing_subscriber::EnvFilter::try_new(level).map_err(|e| wrong("log.level", format!("{level:?}: {e}")))?;
+        }
         if let Some(advertise) = &self.listen.advertise {
             advertise.parse::<HostPort>().map_err(|e| wrong("listen.advertise", e.to_string()))?;
-        }
-        if !self.node.timezone.is_empty() {
-            jiff::tz::TimeZone::get(&self.node.timezone).map_err(|_| {
-                wrong(
-                    "node.timezone",
-                    format!("{:?} is no IANA zone, such as \"Asia/Ho_Chi_Minh\"", self.node.timezone),
-                )
-            })?;
         }
         Ok(Config {
             node: self.node,
@@ -324,7 +317,7 @@ mod tests {
         check("[[uplink]]\nnode = \"A\"\naddresses = [\"h:1\"]\n", Err(&["uplink.node", "\"a\""]));
         check("[[uplink]]\nnode = \"a\"\naddresses = [\"h\"]\n", Err(&["uplink.addresses"]));
         check("[[uplink]]\nnode = \"a\"\naddresses = []\n", Err(&["at least one"]));
-        check("[node]\ntimezone = \"Saigon\"\n", Err(&["node.timezone", "Asia/Ho_Chi_Minh"]));
+        check("[log]\nlevel = \"tramd=loud\"\n", Err(&["log.level", "loud"]));
     }
 
     #[test]

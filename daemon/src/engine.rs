@@ -256,7 +256,7 @@ fn log(event: &Event) {
             %peer,
             ours = %time(*ours_ms),
             theirs = %time(*theirs_ms),
-            "the clocks differ by more than 5 minutes; nothing expires here until they agree: set this machine's clock"
+            "the clocks differ by more than 5 minutes; nothing expires until they agree: set the one that is wrong"
         ),
         Event::NewIncarnation { peer, incarnation } => {
             warn!(%peer, %incarnation, "a neighbour came back with an empty spool; origins offer again");

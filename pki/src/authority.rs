@@ -44,7 +44,7 @@ pub enum AuthorityError {
     Key(#[from] KeyError),
     /// The CA's own certificate ends too soon for another 90 days.
     #[error(
-        "the issuing CA's certificate expires at {until}, less than 90 days from now: renew the CA before it issues again",
+        "the issuing CA's certificate expires at {until}, less than 90 days from now: this release cannot renew it; found a new overlay or install a release that can",
         until = Utc(*not_after_ms)
     )]
     Ending {

@@ -57,7 +57,7 @@ pub enum RegistryError {
     #[error(transparent)]
     Key(#[from] KeyError),
     /// Another process has it.
-    #[error("{path} is held by another process: while tramd runs, use `tram token` and `tram pki`, which ask it", path = path.display())]
+    #[error("{path} is held by another process: while tramd runs, use `tram token`, which asks it", path = path.display())]
     Held {
         /// The lock file.
         path: PathBuf,

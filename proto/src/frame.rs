@@ -192,7 +192,7 @@ pub enum Frame {
         /// The answerer's clock, as in [`Hello`].
         clock_ms: u64,
     },
-    /// A signer's certificates, once per link instance before its first statement.
+    /// A signer's certificates, once per stream before its first statement there.
     Chain(Vec<Bytes>),
     /// Where a node is.
     Record {
@@ -210,7 +210,7 @@ pub enum Frame {
         /// A signed [`crate::receipt::Receipt`].
         receipt: Signed,
     },
-    /// The units the receiver of an offer lacks, and wants now.
+    /// The units the receiver of an offer lacks, and wants now; none at all: offer it once more, there is room again.
     Want {
         /// The offer.
         offer: u64,

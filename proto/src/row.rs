@@ -71,6 +71,8 @@ pub struct MessageRow {
     pub handed_ms: u64,
     /// Origin only: which neighbour that was.
     pub handed_to: Option<NodeId>,
+    /// Origin only: the operating system's user that submitted it.
+    pub user: Option<u32>,
 }
 
 /// A receipt on its way to the origin.
@@ -192,6 +194,7 @@ impl MessageRow {
             complete: self.complete,
             offered_ms: self.handed_ms,
             offered_to: id_bytes(self.handed_to),
+            user: self.user,
         }
     }
 
@@ -206,6 +209,7 @@ impl MessageRow {
             complete: w.complete,
             handed_ms: w.offered_ms,
             handed_to: id_from(&w.offered_to)?,
+            user: w.user,
         })
     }
 }

@@ -298,13 +298,13 @@ prop_compose! {
         id in message(),
         visit in visit(),
         nodes in (option::of(node()), option::of(node())),
-        numbers in any::<(u64, bool, u64)>(),
+        numbers in any::<(u64, bool, u64, Option<u32>)>(),
         recipients in vec(recipient_row(), 0..5),
         stamps in stamps(),
     ) -> MessageRow {
         let (from, handed_to) = nodes;
-        let (received_ms, complete, handed_ms) = numbers;
-        MessageRow { id, visit, from, received_ms, recipients, stamps, complete, handed_ms, handed_to }
+        let (received_ms, complete, handed_ms, user) = numbers;
+        MessageRow { id, visit, from, received_ms, recipients, stamps, complete, handed_ms, handed_to, user }
     }
 }
 

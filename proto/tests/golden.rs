@@ -266,6 +266,7 @@ fn message_row() -> MessageRow {
         complete: true,
         handed_ms: AT_MS + 5,
         handed_to: Some(CENTRAL),
+        user: Some(1000),
     }
 }
 

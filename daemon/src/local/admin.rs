@@ -17,7 +17,7 @@ use tram_relay::snapshot::Snapshot;
 use super::station::{Certificate, Issuer, IssuerError, LinkFacts, TokenOrder, Wire};
 use super::{Door, app, refusal};
 
-/// A certificate that ends sooner makes the node degraded: its renewal is overdue (leaves are renewed 30 days ahead).
+/// A certificate that ends sooner makes the node degraded: it is time to join again.
 const CERTIFICATE_SOON_MS: u64 = 14 * 24 * 3600 * 1000;
 /// Less room than this makes the node degraded, in bytes.
 const ROOM_LOW: u64 = 64 * 1024 * 1024;

@@ -111,7 +111,7 @@ impl App for Service {
         let Some((stored, body)) = blocking(move || read(&*spool, &id)).await? else {
             return Err(refusal::no_such_message());
         };
-        if !visible(&self.door, &grant, &body) {
+        if !visible(&self.door, &grant, &stored, &body) {
             return Err(refusal::no_such_message());
         }
         let spool = self.door.spool.clone();

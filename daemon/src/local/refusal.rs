@@ -36,7 +36,7 @@ pub(super) fn no_such_message() -> Status {
 }
 
 pub(super) fn no_authority() -> Status {
-    let message = "this node issues no certificates: make the token at the node above, or at central";
+    let message = "this node issues no certificates: make the token at the first node, which holds the CA";
     make(Code::FailedPrecondition, "no_authority", false, message)
 }
 

@@ -82,7 +82,7 @@ pub(super) async fn trace(door: &Door, grant: &Grant, id: MessageId, timeout_ms:
         Ok(Some((found, kept)))
     });
     let Some(((stored, body), mut receipts)) = found.await? else { return Err(refusal::no_such_message()) };
-    if !visible(door, grant, &body) {
+    if !visible(door, grant, &stored, &body) {
         return Err(refusal::no_such_message());
     }
     let mut reached = recipients(&stored.message, &body);

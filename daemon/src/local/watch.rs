@@ -66,10 +66,11 @@ pub(super) fn progress(
     }
 }
 
-/// Whether the caller may know of a message.
-pub(super) fn visible(door: &Door, grant: &Grant, body: &Body) -> bool {
+/// Whether the caller may know of a message: who submitted it, who may use its sender inbox, who may receive it here.
+pub(super) fn visible(door: &Door, grant: &Grant, stored: &StoredMessage, body: &Body) -> bool {
     let own = door.station.identity().name;
-    let sent = body.sender.as_ref().is_none_or(|sender| grant.inbox(sender));
+    let sent = stored.message.user == Some(grant.uid)
+        || (stored.message.user.is_some() && body.sender.as_ref().is_some_and(|sender| grant.inbox(sender)));
     grant.everything || sent || body.to.iter().any(|to| to.node == own && grant.inbox(&to.inbox))
 }
 
@@ -98,7 +99,7 @@ impl ById {
         for id in ids {
             let spool = door.spool.clone();
             let found = blocking(move || read(&*spool, &id)).await?;
-            if !found.is_some_and(|(_, body)| visible(&door, grant, &body)) {
+            if !found.is_some_and(|(stored, body)| visible(&door, grant, &stored, &body)) {
                 return Err(refusal::no_such_message());
             }
             known.insert(id, Vec::new());
@@ -194,7 +195,7 @@ pub(super) async fn all(
             };
             let spool = door.spool.clone();
             let found = match blocking(move || read(&*spool, &message)).await {
-                Ok(found) => found.filter(|(_, body)| visible(&door, &grant, body)),
+                Ok(found) => found.filter(|(stored, body)| visible(&door, &grant, stored, body)),
                 Err(status) => break status,
             };
             let Some((_, body)) = found else { continue };
@@ -218,7 +219,7 @@ async fn present(door: &Door, grant: &Grant, out: &Out) -> Result<(), Status> {
         before = Some(last.row);
         for stored in page.iter().filter(|stored| stored.message.from.is_none()) {
             let body = body_of(stored)?;
-            if !visible(door, grant, &body) {
+            if !visible(door, grant, stored, &body) {
                 continue;
             }
             for (_, now) in recipients(&stored.message, &body) {

@@ -81,6 +81,7 @@ fn message_row(id: MessageId, attempt: u32) -> MessageRow {
         complete: false,
         handed_ms: 0,
         handed_to: None,
+        user: None,
     }
 }
 

@@ -54,7 +54,7 @@ pub enum Cause {
     },
     /// Two machines have the token.
     #[error(
-        "two machines hold {name}'s token: {} used it at {}, and now {second} with another key; the token is frozen. If the first is not yours, retire that node",
+        "two machines hold {name}'s token: {} used it at {}, and now {second} with another key; the token is frozen. If the first is not yours, make a new token for the name and join again",
         .first.source, Utc(.first.at_ms)
     )]
     SecondKey {

@@ -92,6 +92,7 @@ impl Node {
             complete: o.body.is_inline(),
             handed_ms: 0,
             handed_to: None,
+            user: None,
         };
         let Some(mut live) = Live::new(message, &o.body, &o.held, false) else { return };
         if !o.body.is_inline() && live.has_all_units() {

@@ -1,7 +1,6 @@
 //! Links come and go; control frames.
 
 use tram_proto::frame::{Frame, Hello, VERSION};
-use tram_proto::row::NodeRow;
 
 use crate::input::{LinkId, Side, Signer};
 use crate::limits;
@@ -81,7 +80,7 @@ impl Node {
     }
 
     fn hello(&mut self, id: LinkId, hello: Hello) {
-        let (theirs_ms, highest, node) = (hello.clock_ms, hello.highest_of_yours, hello.node);
+        let (theirs_ms, node) = (hello.clock_ms, hello.node);
         let incarnation = hello.incarnation;
         let greeted = match self.links.greet(id, hello) {
             Ok(greeted) => greeted,
@@ -98,11 +97,6 @@ impl Node {
             self.to_flood.insert(node);
             let event = Event::NewIncarnation { peer: peer.clone(), incarnation };
             self.outputs.push_back(Output::Event(event));
-        }
-        if highest > self.row.starts {
-            // The neighbour met a later start of this spool: go on from there, so that the counter only rises.
-            self.row = NodeRow { starts: highest, ..self.row };
-            self.op(Op::PutNode(self.row));
         }
         self.outputs.push_back(Output::Event(Event::LinkUp { link: id, peer }));
         self.measured(id, theirs_ms, 0);

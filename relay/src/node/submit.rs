@@ -73,7 +73,7 @@ impl Node {
         key: (u32, String, String),
     ) -> Result<(), SubmitRefused> {
         let sequence = self.sequences.get(&sender).copied().unwrap_or(0) + 1;
-        let inline = s.inline.clone();
+        let (inline, user) = (s.inline.clone(), s.user);
         let body = self.body(s, sequence);
         let bytes = body.encode().map_err(SubmitRefused::Invalid)?;
         let id = Body::id(&bytes);
@@ -96,6 +96,7 @@ impl Node {
             complete: true,
             handed_ms: 0,
             handed_to: None,
+            user: Some(user),
         };
         let Some(live) = Live::new(message, &body, &Held::default(), false) else {
             return Err(SubmitRefused::TooMany(limits::MESSAGES));

@@ -1,30 +1,38 @@
-//! A spool without room: senders are told to try again, what was taken stays whole, and room comes back.
+//! Spools without room: senders are told to try again, what was taken stays whole, and room comes back.
 
 use std::fs;
 
-use tram_tests::overlay::Overlay;
+use tram_tests::overlay::{Overlay, Ran, SOON, until};
 
 use super::{HERE, PROGRAM};
 
-/// Unreferenced payloads stay for an hour.
-const GRACE_MS: i64 = 3_600_000;
+/// Beyond what 8 MiB hold, three of these are.
+const PAYLOAD_BYTES: u32 = 3_000_000;
+const SMALL_SPOOL: &str = "\n[spool]\nmax = \"8MiB\"\n";
 
 fn payload(number: u8) -> Vec<u8> {
-    (0..3_000_000_u32).map(|at| number ^ (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
+    (0..PAYLOAD_BYTES).map(|at| number ^ (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
+}
+
+fn send(overlay: &Overlay, to: &str, number: u8) -> Ran {
+    overlay.send("C", to, &overlay.write(format!("{number}.bin"), &payload(number)), &[])
+}
+
+#[track_caller]
+fn assert_received(overlay: &Overlay, number: u8) {
+    let bytes = fs::read(overlay.path("out").join(format!("{number}.bin"))).expect("received");
+    assert!(bytes == payload(number), "{number}.bin is not what was sent");
 }
 
 #[test]
 fn a_full_spool_says_try_again_and_keeps_what_it_has() {
     let overlay = Overlay::new(PROGRAM, HERE);
     let _ = overlay.tramd("init", "C", &["--zone", "tram.internal", "--name", "central"]).ok();
-    overlay.reconfigure("C", |text| text + "\n[spool]\nmax = \"8MiB\"\n");
+    overlay.reconfigure("C", |text| text + SMALL_SPOOL);
     overlay.run("C");
-    let send = |number: u8| {
-        overlay.send("C", "vanban@central", &overlay.write(format!("{number}.bin"), &payload(number)), &[])
-    };
     let mut taken = 0;
     let refused = loop {
-        let ran = send(taken);
+        let ran = send(&overlay, "vanban@central", taken);
         if ran.code != 0 {
             break ran;
         }
@@ -35,22 +43,39 @@ fn a_full_spool_says_try_again_and_keeps_what_it_has() {
     assert!(taken > 0);
     overlay.kill("C");
     overlay.run("C");
-    send(taken).fails(75, &["spool_full"]);
+    send(&overlay, "vanban@central", taken).fails(75, &["spool_full"]);
 
     let _ = overlay.recv("C", "out", taken.into()).ok();
-    for number in 0..taken {
-        assert_eq!(fs::read(overlay.path("out").join(format!("{number}.bin"))).expect("received"), payload(number));
-    }
-    // A sweep notes what nothing refers to, a later one deletes it; both happen at a start too.
-    overlay.kill("C");
-    overlay.run("C");
-    overlay.kill("C");
-    overlay.run_at("C", 2 * GRACE_MS);
-    let room = tram_tests::overlay::until("there is room again", tram_tests::overlay::SOON, || {
-        let ran = send(taken);
-        (ran.code == 0).then_some(ran)
-    });
-    let _ = room.ok();
+    until("there is room again", SOON, || (send(&overlay, "vanban@central", taken).code == 0).then_some(()));
     let _ = overlay.recv("C", "out", 1).ok();
-    assert_eq!(fs::read(overlay.path("out").join(format!("{taken}.bin"))).expect("received"), payload(taken));
+    (0..=taken).for_each(|number| assert_received(&overlay, number));
+}
+
+#[test]
+fn a_node_without_room_holds_up_its_own_large_mail_only() {
+    const LARGE: u8 = 5;
+    let mut overlay = Overlay::central(PROGRAM, HERE);
+    for (node, name) in [("CT", "can-tho"), ("AG", "an-giang")] {
+        overlay.join(node, name, "province", None);
+    }
+    overlay.reconfigure("CT", |text| text + SMALL_SPOOL);
+    for node in ["CT", "AG"] {
+        overlay.run(node);
+        overlay.await_link(node, "central");
+    }
+    for number in 0..LARGE {
+        let _ = send(&overlay, "vanban@can-tho", number).ok();
+    }
+    let held = || overlay.tram("CT", &["inbox", "list", "--json"]).json()["inboxes"][0]["messages"].as_u64();
+    until("two of them are there", SOON, || (held() >= Some(2)).then_some(()));
+    let small = overlay.write("small.txt", b"small");
+    for to in ["vanban@can-tho", "vanban@an-giang"] {
+        let wait = ["--precedence", "flash", "--wait", "arrived", "--timeout", "30s"];
+        let _ = overlay.send("C", to, &small, &wait).ok();
+    }
+    let _ = send(&overlay, "vanban@an-giang", LARGE).ok();
+    let _ = overlay.recv("AG", "out-an-giang", 2).ok();
+    assert!(held() < Some(u64::from(LARGE)), "the spool has room for all: this test tests nothing");
+    let _ = overlay.recv("CT", "out", usize::from(LARGE) + 1).ok();
+    (0..LARGE).for_each(|number| assert_received(&overlay, number));
 }

@@ -180,6 +180,7 @@ impl Station {
             complete: true,
             handed_ms: 0,
             handed_to: None,
+            user: None,
         };
         let payload = inline.is_none().then_some((body.payload_root, body.payload_bytes));
         let envelope = Statement::Signed(signed);
