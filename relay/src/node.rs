@@ -19,7 +19,7 @@ mod tracing;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use tram_proto::frame::{Frame, Range};
+use tram_proto::frame::{Frame, Range, TraceHop};
 use tram_proto::id::{Incarnation, MessageId, NodeId};
 use tram_proto::name::NodeName;
 use tram_proto::row::{KeyRow, NodeRow};
@@ -67,6 +67,7 @@ enum After {
     Took(Ticket),
     Inbox(Ticket, Result<(), InboxRefused>),
     Event(Event),
+    Traced(Ticket, Vec<TraceHop>, bool),
 }
 
 /// One node's decisions.
@@ -240,6 +241,7 @@ impl Node {
             After::Ack(link, number) => self.acks.entry(link).or_default().push(number),
             After::Receipt(row) => self.receipt_stored(row),
             After::Took(ticket) => self.outputs.push_back(Output::TookDone { ticket, held: true }),
+            After::Traced(ticket, hops, last) => self.outputs.push_back(Output::Traced { ticket, hops, last }),
             After::Event(event) => self.outputs.push_back(Output::Event(event)),
             After::Inbox(ticket, result) => self.outputs.push_back(Output::InboxDone { ticket, result }),
         }

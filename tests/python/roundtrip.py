@@ -9,6 +9,7 @@ when the bytes that came back are the bytes that were sent.
 import hashlib
 import os
 import pathlib
+import queue
 import sys
 import tempfile
 import time
@@ -21,8 +22,7 @@ PART = 1024 * 1024
 DEADLINE_SECONDS = 120
 
 
-def stubs():
-    out = tempfile.mkdtemp(prefix="tram-stubs-")
+def stubs(out):
     include = pathlib.Path(protoc.__file__).parent / "_proto"
     arguments = ["protoc", f"-I{SCHEMA}", f"-I{include}", f"--python_out={out}", f"--grpc_python_out={out}"]
     if protoc.main([*arguments, str(SCHEMA / "local.proto")]) != 0:
@@ -55,8 +55,6 @@ def send(pb, app, address, size, digest):
 
 
 def receive(pb, app, inbox, digest):
-    import queue
-
     steps = queue.Queue()
     steps.put(pb.ReceiveRequest(open=pb.ReceiveOpen(inbox=inbox)))
     steps.put(pb.ReceiveRequest(credit=1))
@@ -83,7 +81,8 @@ def main():
     if len(sys.argv) != 4:
         sys.exit(__doc__)
     socket, address, size = sys.argv[1], sys.argv[2], int(sys.argv[3])
-    pb, pb_grpc = stubs()
+    with tempfile.TemporaryDirectory(prefix="tram-stubs-") as out:
+        pb, pb_grpc = stubs(out)
     # The server's HTTP/2 refuses a socket path as authority.
     options = [("grpc.default_authority", "localhost"), ("grpc.max_receive_message_length", 2 * PART)]
     with grpc.insecure_channel(f"unix:{os.path.abspath(socket)}", options=options) as channel:

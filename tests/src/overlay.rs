@@ -55,7 +55,6 @@ pub fn free_port(host: &str) -> u16 {
 /// # Panics
 /// Naming `what`, when it has not come in time.
 #[track_caller]
-#[expect(clippy::disallowed_methods, reason = "a deadline in real time, for real processes")]
 pub fn until<T>(what: &str, patience: Duration, mut look: impl FnMut() -> Option<T>) -> T {
     let begin = Instant::now();
     loop {
@@ -197,7 +196,7 @@ impl Overlay {
         arguments.extend(uplink.iter().flat_map(|uplink| ["--uplink", uplink]));
         arguments.extend(more);
         let token = self.tram("C", &arguments).ok();
-        self.write(&format!("{name}.token"), token.as_bytes())
+        self.write(format!("{name}.token"), token.as_bytes())
     }
 
     /// Runs `tramd join` in a node's directory.

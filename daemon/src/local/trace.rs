@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use tonic::Status;
+use tram_proto::envelope::Body;
 use tram_proto::frame::TraceHop;
 use tram_proto::id::{MessageId, NodeId};
 use tram_proto::local::{Hop, TraceAnswer};
@@ -14,6 +15,7 @@ use super::access::Grant;
 use super::watch::{read, recipients, visible};
 use super::{Door, blocking, refusal};
 use crate::engine::handle::Request;
+use crate::spool::StoredMessage;
 
 /// How long to wait for nodes along the route, in milliseconds: default and longest.
 const WAIT_MS: u64 = 2_000;
@@ -72,19 +74,34 @@ impl Way {
     }
 }
 
-/// Answers `Trace`.
-pub(super) async fn trace(door: &Door, grant: &Grant, id: MessageId, timeout_ms: u64) -> Result<TraceAnswer, Status> {
+/// What this node's spool holds of a message.
+struct Remembered {
+    stored: StoredMessage,
+    body: Body,
+    receipts: Vec<Receipt>,
+}
+
+async fn remembered(door: &Door, id: MessageId) -> Result<Remembered, Status> {
     let spool = door.spool.clone();
     let found = blocking(move || {
-        let Some(found) = read(&*spool, &id)? else { return Ok(None) };
+        let Some((stored, body)) = read(&*spool, &id)? else { return Ok(None) };
         let kept = spool.kept_receipts(&id)?.into_iter().map(|(_, _, signed)| Receipt::decode(&signed.statement));
-        let kept = kept.collect::<Result<Vec<_>, _>>().map_err(|error| refusal::damaged(&error))?;
-        Ok(Some((found, kept)))
+        let receipts = kept.collect::<Result<Vec<_>, _>>().map_err(|error| refusal::damaged(&error))?;
+        Ok(Some(Remembered { stored, body, receipts }))
     });
-    let Some(((stored, body), mut receipts)) = found.await? else { return Err(refusal::no_such_message()) };
+    found.await?.ok_or_else(refusal::no_such_message)
+}
+
+/// Answers `Trace`.
+pub(super) async fn trace(door: &Door, grant: &Grant, id: MessageId, timeout_ms: u64) -> Result<TraceAnswer, Status> {
+    let Remembered { stored, body, .. } = remembered(door, id).await?;
     if !visible(door, grant, &stored, &body) {
         return Err(refusal::no_such_message());
     }
+    // What receipts do not tell yet is asked for along the route. Meanwhile they may come home, so all is read after it.
+    let open = recipients(&stored.message, &body).iter().any(|(state, _)| !state.is_terminal());
+    let (live, complete) = if open { ask(door, id, timeout_ms).await? } else { (Vec::new(), true) };
+    let Remembered { stored, body, mut receipts } = remembered(door, id).await?;
     let mut reached = recipients(&stored.message, &body);
 
     let mut way = Way::default();
@@ -100,9 +117,7 @@ pub(super) async fn trace(door: &Door, grant: &Grant, id: MessageId, timeout_ms:
     receipts.iter().for_each(|receipt| way.receipt(receipt));
     handed_over(door, &stored.message, &mut way).await?;
 
-    // What receipts do not tell yet is asked for along the route.
-    let open = reached.iter().any(|(state, _)| !state.is_terminal());
-    let complete = if open { ask(door, id, timeout_ms, &mut way).await? } else { true };
+    live.into_iter().for_each(|hop| way.live(hop));
     let alone = |address: &str| body.to.iter().filter(|to| to.node.as_str() == node_of(address)).count() == 1;
     for (state, progress) in reached.iter_mut().filter(|(state, _)| !state.is_terminal()) {
         let hop = way.0.iter().find(|hop| hop.name == node_of(&progress.address));
@@ -146,21 +161,23 @@ async fn handed_over(door: &Door, message: &tram_proto::row::MessageRow, way: &m
     Ok(())
 }
 
-/// Asks along the route; whether everyone answered in time.
-async fn ask(door: &Door, id: MessageId, timeout_ms: u64, way: &mut Way) -> Result<bool, Status> {
+/// Asks along the route: what nodes there say, and whether everyone answered in time.
+async fn ask(door: &Door, id: MessageId, timeout_ms: u64) -> Result<(Vec<TraceHop>, bool), Status> {
     let (answers, mut answered) = mpsc::channel(ANSWERS);
     door.engine.request(Request::Trace(id, answers)).await.map_err(|_| refusal::stopping())?;
     let wait = if timeout_ms == 0 { WAIT_MS } else { timeout_ms.min(WAIT_MAX_MS) };
+    let mut told = Vec::new();
     let collect = async {
         while let Some((hops, last)) = answered.recv().await {
-            hops.into_iter().for_each(|hop| way.live(hop));
+            told.extend(hops);
             if last {
                 return true;
             }
         }
         false
     };
-    Ok(tokio::time::timeout(Duration::from_millis(wait), collect).await.unwrap_or(false))
+    let complete = tokio::time::timeout(Duration::from_millis(wait), collect).await.unwrap_or(false);
+    Ok((told, complete))
 }
 
 #[cfg(test)]

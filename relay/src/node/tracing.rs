@@ -9,8 +9,7 @@ use tram_proto::row::Phase;
 
 use crate::input::{LinkId, Ticket};
 use crate::limits;
-use crate::node::Node;
-use crate::output::Output;
+use crate::node::{After, Node};
 use crate::routing::Hop;
 
 /// Who waits for the answer to a question of ours.
@@ -141,7 +140,8 @@ impl Node {
 
     fn answer(&mut self, asker: Asker, hops: Vec<TraceHop>, last: bool) {
         match asker {
-            Asker::Here(ticket) => self.outputs.push_back(Output::Traced { ticket, hops, last }),
+            // Whoever asked reads the spool once more then, and is to find what is known here.
+            Asker::Here(ticket) => self.then(After::Traced(ticket, hops, last)),
             Asker::Neighbor(link, number) => {
                 if self.links.get(link).is_some() {
                     self.send(link, Frame::Answer { number, hops, last });

@@ -114,7 +114,7 @@ fn two_users_of_one_machine_get_what_the_rules_say() {
     let elsewhere = ["recv", "--inbox", "vanban", "--out", &other_out];
     tram(OTHER, &elsewhere).fails(77, &["not_permitted", "[access]"]);
     for user in [ALLOWED, OTHER] {
-        tram(user, &["status"]).fails(69, &["admin.sock"]);
+        tram(user, &["status"]).fails(77, &["admin.sock"]);
         tram(user, &["send", "--to", "vanban@central", &secret]).fails(66, &["b.txt", "ermission"]);
     }
 }

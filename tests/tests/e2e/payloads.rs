@@ -64,7 +64,6 @@ fn assert_same(left: &Path, right: &Path) {
 }
 
 #[test]
-#[expect(clippy::disallowed_methods, reason = "it prints how long the large file took")]
 fn documents_and_a_large_file_arrive_as_they_were_in_little_memory() {
     let _alone = heavy();
     let overlay = Overlay::tree(PROGRAM, HERE);

@@ -178,7 +178,7 @@ impl Engine {
             complete: true,
             handed_ms: 0,
             handed_to: None,
-            user: None,
+            user: Some(asked.user),
         };
         let payload = asked.inline.is_none().then_some((asked.payload_root, asked.payload_bytes));
         let envelope = Statement::Signed(signed(statement));
