@@ -1,6 +1,6 @@
 //! The engine: one task that owns the core.
 //!
-//! Async code only picks what comes next, a batch at a time; [`Engine::apply`] and [`Engine::perform`] are plain functions
+//! Async code only picks what comes next, a batch at a time; `apply` and `perform` are plain functions
 //! that change state and never wait. Outputs go to bounded queues: of the links, the committer, the applications. A link
 //! whose queue is full is closed (the core bounds what it gives one, so that means a stalled task); while the committer's
 //! queue is full the engine takes no requests, which is how the disk slows everybody down.

@@ -302,6 +302,8 @@ impl Packs {
     /// Removes a pack's file.
     pub(super) fn unlink(&self, pack: u32) -> io::Result<()> {
         lock(&self.files).remove(&pack);
+        // What was appended and never synced belongs to uploads that gave up; an open file would keep the room.
+        lock(&self.progress).dirty.remove(&pack);
         lock(&self.tail).lengths.remove(&pack);
         match fs::remove_file(path_of(&self.dir, pack)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
