@@ -21,9 +21,9 @@ pub(crate) fn json(value: &Value) -> Result<(), Failure> {
     line(&value.to_string())
 }
 
-/// A time for JSON: RFC 3339, UTC; null when there is none.
+/// A time for JSON: RFC 3339, UTC, always with milliseconds so that texts sort as times do; null when there is none.
 pub(crate) fn utc(at_ms: u64) -> Value {
-    timestamp(at_ms).map_or(Value::Null, |at| at.to_string().into())
+    timestamp(at_ms).map_or(Value::Null, |at| at.strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string().into())
 }
 
 /// A time for people: local, with its offset; `-` when there is none.

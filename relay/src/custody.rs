@@ -121,6 +121,15 @@ impl Live {
         self.have.covers(Range { first: 0, count: self.layout.units() })
     }
 
+    /// Bytes of the payload that are still to come, counted in whole chunks.
+    pub(crate) fn missing_bytes(&self) -> u64 {
+        if self.message.complete {
+            return 0;
+        }
+        let have: u64 = self.have.iter().map(|r| r.count).sum();
+        self.layout.units().saturating_sub(have).saturating_mul(tram_proto::limits::CHUNK_BYTES as u64)
+    }
+
     pub(crate) fn all_ended(&self) -> bool {
         self.message.recipients.iter().all(|r| r.phase == Phase::Ended)
     }
@@ -209,6 +218,12 @@ impl Custody {
 
     pub(crate) fn all_receiving(&self) -> Vec<Row> {
         self.receiving.values().flatten().copied().collect()
+    }
+
+    /// Bytes that the payloads on their way here will still take: their room is spoken for.
+    pub(crate) fn promised_bytes(&self) -> u64 {
+        let rows = self.receiving.values().flatten();
+        rows.filter_map(|row| self.rows.get(row)).map(Live::missing_bytes).sum()
     }
 
     pub(crate) fn no_longer_receiving(&mut self, row: Row, root: Digest) {

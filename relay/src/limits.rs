@@ -24,6 +24,8 @@ pub const INLINE_OUTSTANDING_BYTES: u64 = 1024 * 1024;
 pub const RUNS: usize = 4;
 /// Of those, how many the classes below immediate may use.
 pub const RUNS_LOWER: usize = RUNS - 1;
+/// Offers and receipts of one link that may overtake its hello.
+pub const EARLY: usize = 64;
 /// Offers of one link that were put off for want of room. Their sender keeps them; we only remember the numbers.
 pub const PUT_OFF: usize = OUTSTANDING;
 /// Questions about messages under way at once.

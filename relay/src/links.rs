@@ -12,7 +12,7 @@ use tram_proto::id::NodeId;
 use tram_proto::receipt::Ordinal;
 use tram_proto::row::NeighborRow;
 
-use crate::input::{LinkId, Row, Side, Signer};
+use crate::input::{Input, LinkId, Row, Side, Signer};
 use crate::limits;
 use crate::output::CloseReason;
 use crate::ranges::Ranges;
@@ -51,6 +51,8 @@ pub(crate) struct Link {
     pub(crate) runs: usize,
     /// Offers of theirs that were put off for want of room.
     pub(crate) put_off: BTreeSet<u64>,
+    /// Offers and receipts that overtook the peer's hello: they come on other streams.
+    pub(crate) early: Vec<Input>,
     /// When the last ping went out, monotonic milliseconds; its number is that time.
     pub(crate) pinged_ms: Option<u64>,
 }
@@ -160,6 +162,7 @@ impl Links {
             wanted: BTreeSet::new(),
             runs: 0,
             put_off: BTreeSet::new(),
+            early: Vec::new(),
             pinged_ms: None,
         };
         self.links.insert(id, link);

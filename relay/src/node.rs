@@ -158,6 +158,11 @@ impl Node {
     }
 
     fn route(&mut self, input: Input) {
+        if let Input::Offer { link, .. } | Input::Receipt { link, .. } = input
+            && self.links.get(link).is_some_and(|l| !l.is_up())
+        {
+            return self.keep_early(link, input);
+        }
         match input {
             Input::RestoredMessage { .. }
             | Input::RestoredSettled { .. }

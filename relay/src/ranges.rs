@@ -24,6 +24,10 @@ impl Ranges {
         out
     }
 
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Range> {
+        self.spans.iter().map(|(first, end)| Range { first: *first, count: end - first })
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.spans.is_empty()
     }

@@ -113,6 +113,8 @@ pub struct World {
     pub progress: BTreeMap<(MessageId, String), State>,
     /// Milliseconds one way.
     pub latency_ms: u64,
+    /// Offers, receipts and payload overtake what was sent before them.
+    pub overtaking: bool,
     /// The application of a node only takes when this is set.
     pub applications: bool,
     /// Prints every output; set by `TRAM_SIM_TALKS` in the environment.
@@ -158,6 +160,7 @@ impl World {
             next_ticket: 1,
             progress: BTreeMap::new(),
             latency_ms: 20,
+            overtaking: false,
             applications: true,
             talks: std::env::var_os("TRAM_SIM_TALKS").is_some(),
         };
@@ -522,7 +525,10 @@ impl World {
         let Some((peer, peer_link)) = self.nodes[from].links.get(&link).copied() else { return };
         let life = self.nodes[peer].life;
         let input = Box::new(make(peer_link));
-        self.at(self.latency_ms, Happening::Input { place: peer, life, input });
+        // Streams have no order between them: what is not on the control stream may come before what was sent earlier.
+        let on_control = matches!(*input, Input::Frame { .. } | Input::Record { .. });
+        let ahead = if self.overtaking && !on_control { self.random.below(self.latency_ms) } else { 0 };
+        self.at(self.latency_ms - ahead, Happening::Input { place: peer, life, input });
     }
 
     fn carry_offer(&mut self, from: Place, link: LinkId, offer: Offer) {

@@ -125,6 +125,7 @@ fn storm(seed: u64) {
     let mut world = World::new(seed, TREE);
     let mut random = Random::new(seed ^ 0xface);
     world.latency_ms = 1 + random.below(300);
+    world.overtaking = seed % 3 == 1;
     world.run(random.below(2 * MINUTE));
     for _ in 0..60 {
         // The origin's own disk is outside the promise, so only nodes whose disks live send.

@@ -30,9 +30,8 @@ pub(super) struct Offered {
 
 impl Node {
     pub(super) fn offer(&mut self, mut o: Offered) {
-        let Some(link) = self.links.get(o.link) else { return };
-        if !link.is_up() {
-            return self.close(o.link, CloseReason::Protocol("an offer before hello"));
+        if self.links.get(o.link).is_none() {
+            return;
         }
         let in_body = |r: &Recipient| r.ordinal.list.is_none() && (r.ordinal.index as usize) < o.body.to.len();
         if !o.offer.recipients.iter().all(in_body) {
@@ -98,8 +97,8 @@ impl Node {
         if !o.body.is_inline() && live.has_all_units() {
             live.message.complete = true;
         }
-        let missing = if live.message.complete { 0 } else { o.body.payload_bytes };
-        if self.room_bytes < missing.saturating_add(o.body.payload_bytes.min(64 * 1024)) {
+        let needed = if o.body.is_inline() { o.body.payload_bytes } else { live.missing_bytes() };
+        if self.room_bytes < needed.saturating_add(self.custody.promised_bytes()) {
             return self.put_off(o.link, o.offer.number, Reason::SpoolFull);
         }
         live.progress_ms = self.now.mono_ms;

@@ -2,7 +2,7 @@
 
 use tram_proto::frame::{Frame, Hello, VERSION};
 
-use crate::input::{LinkId, Side, Signer};
+use crate::input::{Input, LinkId, Side, Signer};
 use crate::limits;
 use crate::links::Held;
 use crate::node::Node;
@@ -79,6 +79,16 @@ impl Node {
         }
     }
 
+    /// Keeps what overtook the hello.
+    pub(super) fn keep_early(&mut self, id: LinkId, input: Input) {
+        let Some(link) = self.links.get_mut(id) else { return };
+        if link.early.len() < limits::EARLY {
+            link.early.push(input);
+        } else {
+            self.close(id, CloseReason::Protocol("too many offers before hello"));
+        }
+    }
+
     fn hello(&mut self, id: LinkId, hello: Hello) {
         let (theirs_ms, node) = (hello.clock_ms, hello.node);
         let incarnation = hello.incarnation;
@@ -108,6 +118,8 @@ impl Node {
         }
         // What a dead link had held out may go over this one.
         self.touch_all();
+        let early = self.links.get_mut(id).map(|l| std::mem::take(&mut l.early)).unwrap_or_default();
+        early.into_iter().for_each(|input| self.route(input));
     }
 
     fn touch_all(&mut self) {

@@ -8,7 +8,7 @@ use tram_proto::statement::Signed;
 use crate::input::{LinkId, Row, Signer};
 use crate::limits;
 use crate::node::{After, Node};
-use crate::output::{CloseReason, Event, Op, Output, Statement};
+use crate::output::{Event, Op, Output, Statement};
 
 impl Node {
     pub(super) fn receipt(
@@ -19,9 +19,7 @@ impl Node {
         signed: Signed,
         signer: Option<Signer>,
     ) {
-        let Some(from) = self.links.get(link).filter(|l| l.is_up()).map(|l| l.peer.name.clone()) else {
-            return self.close(link, CloseReason::Protocol("a receipt before hello"));
-        };
+        let Some(from) = self.links.get(link).map(|l| l.peer.name.clone()) else { return };
         if receipt.origin == self.config.node {
             if signer.is_some_and(|s| may_state(&s, &receipt)) {
                 self.came_home(&receipt, signed);
