@@ -4,7 +4,7 @@
 //! nothing expires while the difference, or a jump of the own clock, is beyond [`CLOCK_TRUST_MS`]. A node passes on the
 //! corrected time, not its own, so that one wrong clock on the way does not mislead the nodes below it. DESIGN §5.
 
-use crate::limits::CLOCK_TRUST_MS;
+use crate::limits::{CLOCK_NOISE_MS, CLOCK_TRUST_MS};
 use crate::time::Now;
 
 #[derive(Debug, Default)]
@@ -44,7 +44,8 @@ impl Clock {
     /// Takes the uplink's time, read `round_trip_ms` ago there and back.
     pub(crate) fn measure(&mut self, theirs_ms: u64, round_trip_ms: u64, now: Now) {
         self.ignorant = false;
-        self.offset_ms = signed(theirs_ms) + signed(round_trip_ms / 2) - signed(now.wall_ms);
+        let offset_ms = signed(theirs_ms) + signed(round_trip_ms / 2) - signed(now.wall_ms);
+        self.offset_ms = if offset_ms.unsigned_abs() <= CLOCK_NOISE_MS { 0 } else { offset_ms };
         if self.offset_ms.unsigned_abs() <= CLOCK_TRUST_MS {
             self.jumped = false;
         }
@@ -107,6 +108,12 @@ mod tests {
             },
             true,
         );
+    }
+
+    #[test]
+    fn a_difference_within_the_noise_of_measuring_is_not_corrected() {
+        let near = |ms: u64| check(|c| c.measure(START.wall_ms + ms, 0, START), true).corrected_ms(START);
+        assert_eq!((near(1_000), near(1_001)), (START.wall_ms, START.wall_ms + 1_001));
     }
 
     #[test]

@@ -33,6 +33,9 @@ pub const ASKS: usize = 1024;
 
 /// A clock further than this from the uplink's, or that jumped further, is not trusted: 5 minutes, in milliseconds.
 pub const CLOCK_TRUST_MS: u64 = 5 * 60 * 1000;
+/// A difference to the uplink's clock up to this is not corrected, in milliseconds: a measurement over a bad line errs as
+/// much, and stamps of nodes whose clocks agree would get out of order.
+pub const CLOCK_NOISE_MS: u64 = 1000;
 /// Pause between pings that measure the clock difference, in milliseconds.
 pub const PING_MS: u64 = 60 * 1000;
 /// A payload that made no progress for so long is wanted again, in milliseconds. A run of 4 MiB takes 17 s at 2 Mbit/s.
