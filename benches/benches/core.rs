@@ -71,6 +71,8 @@ fn offer(number: usize, document: &Bytes) -> (Offer, Body, MessageId) {
         sealed: false,
         payload_bytes: document.len() as u64,
         payload_root: root_of(document),
+        recalls: None,
+        pair_sequences: Vec::new(),
     };
     let statement = body.encode().expect("within limits");
     let id = Body::id(&statement);

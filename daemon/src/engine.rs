@@ -15,7 +15,7 @@ use tracing::{debug, info, warn};
 use tram_proto::frame::TraceHop;
 use tram_proto::id::MessageId;
 use tram_relay::input::{Consumer, LinkId, Ticket};
-use tram_relay::output::{CloseReason, Event, InboxRefused, SubmitRefused};
+use tram_relay::output::{CloseReason, CommandRefused, Event, InboxRefused, Outcome, SubmitRefused};
 use tram_relay::{Input, Node, Output};
 
 use crate::clock::Clock;
@@ -37,6 +37,7 @@ pub struct Engine {
     submits: BTreeMap<Ticket, oneshot::Sender<Result<MessageId, SubmitRefused>>>,
     took: BTreeMap<Ticket, oneshot::Sender<bool>>,
     inboxes: BTreeMap<Ticket, oneshot::Sender<Result<(), InboxRefused>>>,
+    commands: BTreeMap<Ticket, oneshot::Sender<Result<Outcome, CommandRefused>>>,
     traces: BTreeMap<Ticket, mpsc::Sender<(Vec<TraceHop>, bool)>>,
     next_ticket: u64,
     stopping: Option<oneshot::Sender<()>>,
@@ -63,6 +64,7 @@ impl Engine {
             submits: BTreeMap::new(),
             took: BTreeMap::new(),
             inboxes: BTreeMap::new(),
+            commands: BTreeMap::new(),
             traces: BTreeMap::new(),
             next_ticket: 1,
             stopping: None,
@@ -155,6 +157,11 @@ impl Engine {
                     Input::RemoveInbox { ticket, inbox }
                 });
             }
+            Request::Command(command, answer) => {
+                let ticket = self.ticket();
+                self.commands.insert(ticket, answer);
+                self.tell(Input::Command { ticket, command });
+            }
             Request::Trace(message, answers) => {
                 let ticket = self.ticket();
                 self.traces.insert(ticket, answers);
@@ -199,6 +206,7 @@ impl Engine {
                 }
                 Output::TookDone { ticket, held } => answer(self.took.remove(&ticket), held),
                 Output::InboxDone { ticket, result } => answer(self.inboxes.remove(&ticket), result),
+                Output::Commanded { ticket, result } => answer(self.commands.remove(&ticket), result),
                 Output::Traced { ticket, hops, last } => {
                     if let Some(answers) = self.traces.get(&ticket) {
                         let _ = answers.try_send((hops, last));
@@ -260,6 +268,13 @@ fn log(event: &Event) {
         ),
         Event::NewIncarnation { peer, incarnation } => {
             warn!(%peer, %incarnation, "a neighbour came back with an empty spool; origins offer again");
+        }
+        Event::Held { peer, why } => {
+            tracing::error!(%peer, %why, "ALARM: a neighbour's spool was rolled back or its disk cloned; its mail is held until an admin has looked");
+        }
+        Event::Retired { node, by } => warn!(%node, %by, "a spool was declared lost; origins offer again"),
+        Event::PayloadDamaged { message, missing_bytes } => {
+            tracing::error!(id = %message, missing_bytes, "ALARM: the disk lost part of a payload; it is fetched again when offered; check the disk");
         }
         Event::HopLimit { message } => {
             warn!(id = %message, "a message passed too many hops and waits for a newer route")

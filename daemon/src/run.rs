@@ -120,7 +120,7 @@ pub async fn run(
     let node = restore(&spool, &config, &keys, clock).await?;
     let core = Engine::new(node, clock, requests, events, committer.queue().clone());
     let engine_task = tokio::spawn(core.run());
-    engine.input(Input::SpoolRoom(spool.room())).await.map_err(stopped)?;
+    engine.input(room_of(spool.as_ref())).await.map_err(stopped)?;
 
     let trust = Arc::new(NodeTrust::new(keys.clone(), clock));
     store_own_chain(&spool, &keys)?;
@@ -326,6 +326,10 @@ fn open_join(desk: &Arc<Desk>, listen: SocketAddr, keys: &NodeKeys, clock: Clock
     JoinServer::open(listen, quic_keys(keys), Arc::new(tls), Arc::new(answering))
 }
 
+fn room_of(spool: &dyn Spool) -> Input {
+    Input::SpoolRoom { free_bytes: spool.room(), total_bytes: u64::MAX }
+}
+
 /// Tells the core of the room on the disk, and clears what nothing refers to.
 async fn upkeep(spool: Arc<dyn Spool>, engine: EngineHandle, clock: Clock) {
     let mut since_sweep = SWEEP_EVERY;
@@ -343,7 +347,7 @@ async fn upkeep(spool: Arc<dyn Spool>, engine: EngineHandle, clock: Clock) {
         let room = spool.room();
         if last != Some(room) {
             last = Some(room);
-            if engine.input(Input::SpoolRoom(room)).await.is_err() {
+            if engine.input(room_of(spool.as_ref())).await.is_err() {
                 return;
             }
         }

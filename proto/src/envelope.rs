@@ -152,6 +152,11 @@ pub struct Body {
     pub payload_bytes: u64,
     /// Digest of the payload's manifest ([`crate::manifest`]).
     pub payload_root: Digest,
+    /// The message a tombstone takes back; `None` in every other kind.
+    pub recalls: Option<MessageId>,
+    /// For each address, in the order of `to`: counts the messages of one sender inbox to it in one incarnation, from 1,
+    /// so that the recipient's register finds gaps. Empty before 0.2.0.
+    pub pair_sequences: Vec<u64>,
 }
 
 impl Body {
@@ -205,6 +210,10 @@ impl Body {
             "its lifetime is 0 or longer than 180 days"
         } else if self.payload_bytes > limits::PAYLOAD_BYTES {
             "its payload is larger than a manifest can describe"
+        } else if self.recalls.is_some() != (self.kind == MessageKind::Tombstone) {
+            "a tombstone names the message it takes back, and no other kind does"
+        } else if !self.pair_sequences.is_empty() && self.pair_sequences.len() != self.to.len() {
+            "its sequences are not one for each recipient"
         } else {
             return Ok(());
         };
@@ -248,6 +257,8 @@ impl Body {
             sealed: self.sealed,
             payload_bytes: self.payload_bytes,
             payload_root: Bytes::copy_from_slice(&self.payload_root.0),
+            recalls: self.recalls.map_or_else(Bytes::new, |id| Bytes::copy_from_slice(&id.0)),
+            pair_sequences: self.pair_sequences.clone(),
         });
         WireError::limit("envelope body", bytes.len(), limits::BODY_BYTES)?;
         Ok(bytes)
@@ -302,6 +313,8 @@ impl Body {
             sealed: w.sealed,
             payload_bytes: w.payload_bytes,
             payload_root: Digest::from_slice(&w.payload_root)?,
+            recalls: if w.recalls.is_empty() { None } else { Some(MessageId::from_slice(&w.recalls)?) },
+            pair_sequences: w.pair_sequences,
         };
         body.check()?;
         Ok(body)

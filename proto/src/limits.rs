@@ -71,6 +71,8 @@ pub const CHAIN_CERTIFICATES: usize = 4;
 pub const HOPS: usize = 32;
 /// Inboxes a node record names; with the longest names the record still fits a control frame.
 pub const RECORD_INBOXES: usize = 512;
+/// Lost spools a node record names; the record still fits a control frame.
+pub const RECORD_RETIRED: usize = 64;
 /// Uplinks of one node.
 pub const UPLINKS: usize = 8;
 /// Addresses at which a node says it can be reached.

@@ -127,10 +127,14 @@ pub enum Reason {
     NotTrusted = 6,
     /// More hops than a tree can have.
     HopLimit = 7,
+    /// The recall came after the application had it.
+    TooLate = 8,
+    /// The hop it would wait for holds its share of the spool already.
+    HopFull = 9,
 }
 
 impl Reason {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 10] = [
         Self::None,
         Self::NoSuchInbox,
         Self::NoSuchNode,
@@ -139,6 +143,8 @@ impl Reason {
         Self::SpoolFull,
         Self::NotTrusted,
         Self::HopLimit,
+        Self::TooLate,
+        Self::HopFull,
     ];
 
     /// The stable word.
@@ -153,6 +159,8 @@ impl Reason {
             Self::SpoolFull => "spool_full",
             Self::NotTrusted => "not_trusted",
             Self::HopLimit => "hop_limit",
+            Self::TooLate => "too_late",
+            Self::HopFull => "hop_full",
         }
     }
 
@@ -328,6 +336,8 @@ pub struct NodeRecord {
     pub at_ms: u64,
     /// Its name for people.
     pub title: String,
+    /// Spools that this node declares lost, the newest last: whoever handed mail to them offers it again.
+    pub retired: Vec<(NodeId, Incarnation)>,
 }
 
 impl NodeRecord {
@@ -345,6 +355,14 @@ impl NodeRecord {
             active: self.active.map_or_else(Bytes::new, |id| Bytes::copy_from_slice(&id.0)),
             at_ms: self.at_ms,
             title: self.title.clone(),
+            retired: self
+                .retired
+                .iter()
+                .map(|(node, life)| wire::Life {
+                    node: Bytes::copy_from_slice(&node.0),
+                    incarnation: Bytes::copy_from_slice(&life.0),
+                })
+                .collect(),
         })
     }
 
@@ -360,6 +378,8 @@ impl NodeRecord {
         WireError::limit("list of inboxes", w.inboxes.len(), limits::RECORD_INBOXES)?;
         WireError::limit("list of uplinks", w.uplinks.len(), limits::UPLINKS)?;
         WireError::limit("title", w.title.len(), limits::SUBJECT_BYTES)?;
+        WireError::limit("list of lost spools", w.retired.len(), limits::RECORD_RETIRED)?;
+        let life = |l: &wire::Life| Ok((NodeId::from_slice(&l.node)?, Incarnation::from_slice(&l.incarnation)?));
         Ok(Self {
             node: NodeId::from_slice(&w.node)?,
             name: w.name.parse()?,
@@ -370,6 +390,7 @@ impl NodeRecord {
             active: if w.active.is_empty() { None } else { Some(NodeId::from_slice(&w.active)?) },
             at_ms: w.at_ms,
             title: w.title,
+            retired: w.retired.iter().map(life).collect::<Result<_, WireError>>()?,
         })
     }
 }

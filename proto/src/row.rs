@@ -73,6 +73,8 @@ pub struct MessageRow {
     pub handed_to: Option<NodeId>,
     /// Origin only: the operating system's user that submitted it.
     pub user: Option<u32>,
+    /// The message that this one, a tombstone, takes back.
+    pub recalls: Option<MessageId>,
 }
 
 /// A receipt on its way to the origin.
@@ -106,6 +108,8 @@ pub struct NeighborRow {
     pub incarnation: Incarnation,
     /// Its counter, as last met.
     pub counter: u64,
+    /// This life was unmasked as rolled back or cloned: it gets no link until an admin has looked.
+    pub held: bool,
 }
 
 /// What an idempotency key stands for.
@@ -195,6 +199,7 @@ impl MessageRow {
             offered_ms: self.handed_ms,
             offered_to: id_bytes(self.handed_to),
             user: self.user,
+            recalls: self.recalls.map_or_else(Bytes::new, |id| Bytes::copy_from_slice(&id.0)),
         }
     }
 
@@ -210,6 +215,7 @@ impl MessageRow {
             handed_ms: w.offered_ms,
             handed_to: id_from(&w.offered_to)?,
             user: w.user,
+            recalls: if w.recalls.is_empty() { None } else { Some(MessageId::from_slice(&w.recalls)?) },
         })
     }
 }
@@ -250,11 +256,15 @@ impl NodeRow {
 
 impl NeighborRow {
     fn to_wire(self) -> wire::Neighbor {
-        wire::Neighbor { incarnation: Bytes::copy_from_slice(&self.incarnation.0), counter: self.counter }
+        wire::Neighbor {
+            incarnation: Bytes::copy_from_slice(&self.incarnation.0),
+            counter: self.counter,
+            held: self.held,
+        }
     }
 
     fn from_wire(w: wire::Neighbor) -> Result<Self, WireError> {
-        Ok(Self { incarnation: Incarnation::from_slice(&w.incarnation)?, counter: w.counter })
+        Ok(Self { incarnation: Incarnation::from_slice(&w.incarnation)?, counter: w.counter, held: w.held })
     }
 }
 

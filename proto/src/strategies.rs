@@ -232,15 +232,18 @@ prop_compose! {
         lifetime_ms in 1..=limits::LIFETIME_MAX_MS,
         payload_bytes in 0..=limits::PAYLOAD_BYTES,
         texts in texts(),
+        (target, counted) in (message(), any::<bool>()),
     ) -> Body {
         let (nonce, origin, incarnation, origin_name, sender, payload_root) = ids;
         let (precedence, kind, network) = words;
         let (sequence, created_ms, clock_offset_ms, deliver_by_ms, sealed) = numbers;
         let (label, subject, file_name, content_type, business_id, idempotency_key, traceparent, attributes) = texts;
+        let recalls = (kind == MessageKind::Tombstone).then_some(target);
+        let pair_sequences = if counted { to.iter().zip(1..).map(|(_, n)| n).collect() } else { vec![] };
         Body {
             nonce, origin, incarnation, origin_name, sender, to, precedence, sequence, created_ms, clock_offset_ms,
             lifetime_ms, deliver_by_ms, label, network, kind, subject, file_name, content_type, attributes, business_id,
-            idempotency_key, traceparent, sealed, payload_bytes, payload_root,
+            idempotency_key, traceparent, sealed, payload_bytes, payload_root, recalls, pair_sequences,
         }
     }
 }
@@ -274,9 +277,10 @@ prop_compose! {
         uplinks in vec(node(), 0..=limits::UPLINKS),
         active in option::of(node()),
         title in "\\PC{0,40}",
+        retired in vec((node(), incarnation()), 0..4),
     ) -> NodeRecord {
         let (counter, at_ms) = numbers;
-        NodeRecord { node, name, incarnation, counter, inboxes, uplinks, active, at_ms, title }
+        NodeRecord { node, name, incarnation, counter, inboxes, uplinks, active, at_ms, title, retired }
     }
 }
 
@@ -298,13 +302,14 @@ prop_compose! {
         id in message(),
         visit in visit(),
         nodes in (option::of(node()), option::of(node())),
+        recalls in option::of(message()),
         numbers in any::<(u64, bool, u64, Option<u32>)>(),
         recipients in vec(recipient_row(), 0..5),
         stamps in stamps(),
     ) -> MessageRow {
         let (from, handed_to) = nodes;
         let (received_ms, complete, handed_ms, user) = numbers;
-        MessageRow { id, visit, from, received_ms, recipients, stamps, complete, handed_ms, handed_to, user }
+        MessageRow { id, visit, from, received_ms, recipients, stamps, complete, handed_ms, handed_to, user, recalls }
     }
 }
 
@@ -321,8 +326,8 @@ prop_compose! {
 }
 
 prop_compose! {
-    pub(crate) fn neighbor_row()(incarnation in incarnation(), counter in any::<u64>()) -> NeighborRow {
-        NeighborRow { incarnation, counter }
+    pub(crate) fn neighbor_row()(incarnation in incarnation(), counter in any::<u64>(), held in any::<bool>()) -> NeighborRow {
+        NeighborRow { incarnation, counter, held }
     }
 }
 

@@ -123,6 +123,8 @@ fn body() -> Body {
         sealed: true,
         payload_bytes: payload().len() as u64,
         payload_root: tram_proto::manifest::root_of(&payload()),
+        recalls: None,
+        pair_sequences: vec![],
     }
 }
 
@@ -170,6 +172,7 @@ fn record() -> NodeRecord {
         active: Some(CAN_THO),
         at_ms: AT_MS,
         title: "Quận Ninh Kiều".to_owned(),
+        retired: vec![],
     }
 }
 
@@ -267,6 +270,7 @@ fn message_row() -> MessageRow {
         handed_ms: AT_MS + 5,
         handed_to: Some(CENTRAL),
         user: Some(1000),
+        recalls: None,
     }
 }
 
@@ -286,7 +290,7 @@ fn the_bytes_of_release_0_1_0_are_read_and_written_as_ever() {
     golden.check("row-receipt", &row, ReceiptRow::encode, |bytes| ReceiptRow::decode(&bytes));
     let row = NodeRow { incarnation: Incarnation([0x11; 16]), starts: 3, record: 5, clock_ms: AT_MS };
     golden.check("row-node", &row, NodeRow::encode, |bytes| NodeRow::decode(&bytes));
-    let row = NeighborRow { incarnation: Incarnation([0x12; 16]), counter: 8 };
+    let row = NeighborRow { incarnation: Incarnation([0x12; 16]), counter: 8, held: false };
     golden.check("row-neighbor", &row, NeighborRow::encode, |bytes| NeighborRow::decode(&bytes));
     let row = KeyRow { message: message(), content: Digest([0xd3; 32]), until_ms: AT_MS };
     golden.check("row-key", &row, KeyRow::encode, |bytes| KeyRow::decode(&bytes));

@@ -16,7 +16,7 @@ use tram_proto::limits::INLINE_BYTES;
 use tram_proto::manifest::Layout;
 use tram_proto::name::Address;
 use tram_proto::receipt::{Ordinal, State};
-use tram_proto::row::{MessageRow, Phase};
+use tram_proto::row::{MessageRow, Phase, RecipientRow};
 
 use crate::input::{Held, LinkId, Row};
 use crate::limits;
@@ -49,6 +49,12 @@ pub(crate) struct Live {
     pub(crate) asked: Ranges,
     /// Monotonic time of the last unit that became durable.
     pub(crate) progress_ms: u64,
+    /// Recipients whose copy may have left: an unanswered offer, or a life before this one.
+    pub(crate) left: BTreeSet<Ordinal>,
+    /// Recipients that the next hop put off.
+    pub(crate) parked: BTreeSet<Ordinal>,
+    /// Next hops whose share this message takes.
+    charged: Vec<Hop>,
 }
 
 impl Live {
@@ -71,6 +77,9 @@ impl Live {
             asked_of: None,
             asked: Ranges::default(),
             progress_ms: 0,
+            left: BTreeSet::new(),
+            parked: BTreeSet::new(),
+            charged: Vec::new(),
         })
     }
 
@@ -87,6 +96,11 @@ impl Live {
             None => self.to.get(ordinal.index as usize),
             Some(_) => None,
         }
+    }
+
+    /// What it takes of the spool, in bytes: payload, and about what envelope and row need.
+    pub(crate) const fn size(&self) -> u64 {
+        self.layout.bytes().saturating_add(ROW_BYTES)
     }
 
     pub(crate) const fn is_own(&self) -> bool {
@@ -130,10 +144,22 @@ impl Live {
         self.layout.units().saturating_sub(have).saturating_mul(tram_proto::limits::CHUNK_BYTES as u64)
     }
 
+    /// Drops recipients: this copy is no longer theirs.
+    pub(crate) fn forget(&mut self, which: impl Fn(&RecipientRow) -> bool) {
+        let keep: Vec<bool> = self.message.recipients.iter().map(|r| !which(r)).collect();
+        let mut kept = keep.iter();
+        self.message.recipients.retain(|_| kept.next() != Some(&false));
+        let mut kept = keep.iter();
+        self.offered.retain(|_| kept.next() != Some(&false));
+    }
+
     pub(crate) fn all_ended(&self) -> bool {
         self.message.recipients.iter().all(|r| r.phase == Phase::Ended)
     }
 }
+
+/// Envelope and row of a message, about, in bytes.
+pub(crate) const ROW_BYTES: u64 = 1024;
 
 /// What is remembered of a message after its end.
 #[derive(Debug)]
@@ -162,6 +188,25 @@ pub(crate) struct Custody {
     deadlines: BTreeSet<(u64, Row)>,
     /// When the origin offers again, Unix milliseconds.
     again: BTreeSet<(u64, Row)>,
+    /// Rows with recipients that were put off, by when to offer them again, monotonic milliseconds.
+    parked: BTreeSet<(u64, Row)>,
+    /// What live messages take, in bytes: by the next hop they wait for, the neighbour and the user they came from.
+    toward: BTreeMap<Hop, u64>,
+    from: BTreeMap<NodeId, u64>,
+    of_user: BTreeMap<u32, u64>,
+}
+
+fn add<K: Ord>(sums: &mut BTreeMap<K, u64>, key: K, bytes: u64) {
+    *sums.entry(key).or_default() += bytes;
+}
+
+fn take<K: Ord>(sums: &mut BTreeMap<K, u64>, key: &K, bytes: u64) {
+    if let Some(sum) = sums.get_mut(key) {
+        *sum = sum.saturating_sub(bytes);
+        if *sum == 0 {
+            sums.remove(key);
+        }
+    }
 }
 
 impl Custody {
@@ -182,6 +227,11 @@ impl Custody {
         if let Some(at) = again_at(&live.message) {
             self.again.insert((at, row));
         }
+        match (live.message.from, live.message.user) {
+            (Some(node), _) => add(&mut self.from, node, live.size()),
+            (None, Some(user)) => add(&mut self.of_user, user, live.size()),
+            (None, None) => {}
+        }
         self.rows.insert(row, live);
     }
 
@@ -193,7 +243,76 @@ impl Custody {
         if let Some(at) = again_at(&live.message) {
             self.again.remove(&(at, row));
         }
+        live.charged.iter().for_each(|hop| take(&mut self.toward, hop, live.size()));
+        match (live.message.from, live.message.user) {
+            (Some(node), _) => take(&mut self.from, &node, live.size()),
+            (None, Some(user)) => take(&mut self.of_user, &user, live.size()),
+            (None, None) => {}
+        }
         Some(live)
+    }
+
+    /// Counts a message towards the next hops it waits for now, and no others.
+    pub(crate) fn charge(&mut self, row: Row, hops: Vec<Hop>) {
+        let Some(live) = self.rows.get_mut(&row) else { return };
+        let size = live.size();
+        live.charged.iter().for_each(|hop| take(&mut self.toward, hop, size));
+        hops.iter().for_each(|hop| add(&mut self.toward, *hop, size));
+        live.charged = hops;
+    }
+
+    /// What waits for a next hop, in bytes.
+    pub(crate) fn toward(&self, hop: Hop) -> u64 {
+        self.toward.get(&hop).copied().unwrap_or(0)
+    }
+
+    /// What a neighbour brought and has not gone on, in bytes.
+    pub(crate) fn brought_by(&self, node: NodeId) -> u64 {
+        self.from.get(&node).copied().unwrap_or(0)
+    }
+
+    /// What a user's messages take until they have ended, in bytes.
+    pub(crate) fn of_user(&self, user: u32) -> u64 {
+        self.of_user.get(&user).copied().unwrap_or(0)
+    }
+
+    /// Lets recipients of a message wait until a moment, in monotonic milliseconds.
+    pub(crate) fn park(&mut self, row: Row, ordinals: &[Ordinal], until_ms: u64) {
+        if let Some(live) = self.rows.get_mut(&row) {
+            live.parked.extend(ordinals);
+            self.parked.insert((until_ms, row));
+        }
+    }
+
+    /// Rows whose parked recipients may be offered again by now.
+    pub(crate) fn unpark(&mut self, now_ms: u64) -> Vec<Row> {
+        let mut rows = Vec::new();
+        while let Some((at, row)) = self.parked.first().copied().filter(|(at, _)| *at <= now_ms) {
+            self.parked.remove(&(at, row));
+            if let Some(live) = self.rows.get_mut(&row) {
+                live.parked.clear();
+                rows.push(row);
+            }
+        }
+        rows
+    }
+
+    pub(crate) fn next_unpark_ms(&self) -> Option<u64> {
+        self.parked.first().map(|(at, _)| *at)
+    }
+
+    /// The live messages with a payload, and those of them that are still to come.
+    pub(crate) fn with_payload(&self, root: Digest) -> Vec<Row> {
+        self.rows.iter().filter(|(_, l)| l.root == root && !l.is_inline()).map(|(row, _)| *row).collect()
+    }
+
+    /// A payload that was whole here is not any more.
+    pub(crate) fn damaged(&mut self, row: Row, held: &Held) {
+        if let Some(live) = self.rows.get_mut(&row) {
+            live.message.complete = false;
+            live.have = Ranges::of(&held.units);
+            self.receiving.entry(live.root).or_default().insert(row);
+        }
     }
 
     pub(crate) fn get(&self, row: Row) -> Option<&Live> {
@@ -220,10 +339,12 @@ impl Custody {
         self.receiving.values().flatten().copied().collect()
     }
 
-    /// Bytes that the payloads on their way here will still take: their room is spoken for.
-    pub(crate) fn promised_bytes(&self) -> u64 {
-        let rows = self.receiving.values().flatten();
-        rows.filter_map(|row| self.rows.get(row)).map(Live::missing_bytes).sum()
+    /// Bytes that the payloads on their way here will still take: their room is spoken for. One that was offered and does
+    /// not come keeps no room from others.
+    pub(crate) fn promised_bytes(&self, now_ms: u64) -> u64 {
+        let rows = self.receiving.values().flatten().filter_map(|row| self.rows.get(row));
+        let coming = rows.filter(|l| l.progress_ms.saturating_add(2 * limits::STALLED_MS) > now_ms);
+        coming.map(Live::missing_bytes).sum()
     }
 
     pub(crate) fn no_longer_receiving(&mut self, row: Row, root: Digest) {
@@ -283,11 +404,37 @@ impl Custody {
 
     pub(crate) fn settle(&mut self, id: MessageId, settled: Settled) {
         self.settled_by_time.insert((settled.until_ms, id));
-        self.settled.insert(id, settled);
+        if let Some(before) = self.settled.insert(id, settled)
+            && let Some(now) = self.settled.get_mut(&id)
+        {
+            // What ended here in an earlier visit, or was taken back before it came, stays ended.
+            for known in before.recipients {
+                if !now.recipients.iter().any(|(ordinal, ..)| *ordinal == known.0) {
+                    now.recipients.push(known);
+                }
+            }
+        }
     }
 
     pub(crate) fn settled(&self, id: MessageId) -> Option<&Settled> {
         self.settled.get(&id)
+    }
+
+    pub(crate) fn settled_mut(&mut self, id: MessageId) -> Option<&mut Settled> {
+        self.settled.get_mut(&id)
+    }
+
+    /// Remembers that recipients of a message are taken back, those it knows nothing of yet.
+    pub(crate) fn settle_recalled(&mut self, id: MessageId, until_ms: u64, ordinals: &[Ordinal], at_ms: u64) {
+        if !self.settled.contains_key(&id) {
+            self.settle(id, Settled { until_ms, recipients: Vec::new() });
+        }
+        let Some(settled) = self.settled.get_mut(&id) else { return };
+        for ordinal in ordinals {
+            if !settled.recipients.iter().any(|(known, ..)| known == ordinal) {
+                settled.recipients.push((*ordinal, State::Recalled, at_ms));
+            }
+        }
     }
 
     pub(crate) fn forget_settled(&mut self, now_ms: u64) {
@@ -296,7 +443,9 @@ impl Custody {
                 break;
             }
             self.settled_by_time.remove(&(until, id));
-            self.settled.remove(&id);
+            if self.settled.get(&id).is_some_and(|s| s.until_ms < now_ms) {
+                self.settled.remove(&id);
+            }
         }
     }
 
@@ -328,7 +477,14 @@ fn again_at(message: &MessageRow) -> Option<u64> {
     }
     let pauses = limits::OFFER_AGAIN_MS;
     let pause = pauses.get(message.visit.attempt as usize).or(pauses.last()).copied()?;
-    Some(message.handed_ms.saturating_add(pause))
+    Some(message.handed_ms.saturating_add(spread(pause, message.id, message.visit.attempt)))
+}
+
+/// A pause of which the second half is spread by message and attempt.
+pub(crate) fn spread(pause_ms: u64, id: MessageId, attempt: u32) -> u64 {
+    let place = u64::from_be_bytes(id.0[..8].try_into().unwrap_or_default()).rotate_left(attempt);
+    let half = pause_ms / 2;
+    pause_ms - half + place % (half + 1)
 }
 
 /// What waits for each next hop, the most urgent first, then in the order of arrival.
@@ -342,10 +498,12 @@ impl Queues {
         self.hops.entry(hop).or_default().entry(Reverse(precedence)).or_default().insert(row);
     }
 
-    pub(crate) fn remove(&mut self, hop: Hop, precedence: Precedence, row: Row) {
+    /// Takes a row out; false when it was not there.
+    pub(crate) fn remove(&mut self, hop: Hop, precedence: Precedence, row: Row) -> bool {
+        let mut there = false;
         if let Some(classes) = self.hops.get_mut(&hop) {
             if let Some(rows) = classes.get_mut(&Reverse(precedence)) {
-                rows.remove(&row);
+                there = rows.remove(&row);
                 if rows.is_empty() {
                     classes.remove(&Reverse(precedence));
                 }
@@ -354,10 +512,15 @@ impl Queues {
                 self.hops.remove(&hop);
             }
         }
+        there
     }
 
     pub(crate) fn first(&self, hop: Hop, precedence: Precedence) -> Option<Row> {
         self.hops.get(&hop)?.get(&Reverse(precedence))?.first().copied()
+    }
+
+    pub(crate) fn holds(&self, hop: Hop) -> bool {
+        self.hops.contains_key(&hop)
     }
 
     /// Takes every row out.

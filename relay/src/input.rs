@@ -50,6 +50,8 @@ pub struct Signer {
 pub struct Submission {
     /// The operating system's user that asks; scope of idempotency keys.
     pub user: u32,
+    /// What this user's messages may take of the spool until they have ended, in bytes; `None`: no limit of its own.
+    pub quota_bytes: Option<u64>,
     /// 16 random bytes.
     pub nonce: [u8; 16],
     /// The inbox named for answers.
@@ -86,6 +88,76 @@ pub struct Submission {
     pub inline: Option<Bytes>,
 }
 
+/// A next hop as people name it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum HopName {
+    /// Whichever uplink is in use.
+    Uplink,
+    /// A child.
+    Child(NodeName),
+}
+
+impl std::fmt::Display for HopName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Uplink => f.write_str("uplink"),
+            Self::Child(name) => name.fmt(f),
+        }
+    }
+}
+
+impl std::str::FromStr for HopName {
+    type Err = <NodeName as std::str::FromStr>::Err;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "uplink" { Ok(Self::Uplink) } else { Ok(Self::Child(text.parse()?)) }
+    }
+}
+
+/// What a person or an application asks of the node beside sending and taking.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// End the recipients of a message sent here whose copy has not left this node.
+    Cancel {
+        /// Which.
+        message: MessageId,
+        /// Who asks; `None` may ask for everybody's.
+        user: Option<u32>,
+    },
+    /// The same, and send a tombstone after the copies that left.
+    Recall {
+        /// Which.
+        message: MessageId,
+        /// Who asks; `None` may ask for everybody's.
+        user: Option<u32>,
+        /// 16 random bytes.
+        nonce: [u8; 16],
+    },
+    /// Say what the application at this destination did with a message it took.
+    SetStatus {
+        /// Which.
+        message: MessageId,
+        /// Its envelope's body, read from the spool.
+        body: Box<Body>,
+        /// The recipients the caller speaks for: inboxes here.
+        inboxes: Vec<Inbox>,
+        /// The application's own.
+        code: u32,
+        /// For people, at most [`tram_proto::limits::REASON_BYTES`].
+        text: String,
+    },
+    /// Offer nothing to a next hop until told otherwise, also after a restart. Receipts and control go on.
+    Pause(HopName),
+    /// Undo that.
+    Resume(HopName),
+    /// Offer at once what waits for a later time or a newer route: one message, or all.
+    Retry(Option<MessageId>),
+    /// Declare the present spool of a node lost: whoever handed mail on offers it again.
+    Retire(NodeName),
+    /// Let in a neighbour that was held as rolled back or cloned.
+    Accept(NodeName),
+}
+
 /// What the spool holds of a payload, read by the link task when the offer came in.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Held {
@@ -113,6 +185,8 @@ pub enum Input {
         row: Row,
         /// What was remembered of it.
         message: MessageRow,
+        /// Who sent it, by its envelope.
+        origin: NodeId,
         /// Deadline by its envelope, Unix milliseconds.
         deadline_ms: u64,
     },
@@ -148,13 +222,15 @@ pub enum Input {
         /// What it stands for.
         row: KeyRow,
     },
-    /// The last sequence of a sender inbox, at start.
+    /// The last sequence under a name, at start.
     RestoredSequence {
-        /// The sender inbox; empty: none was named.
+        /// A sender inbox, empty: none was named; or that, `>` and an address.
         sender: String,
         /// The last that was used.
         sequence: u64,
     },
+    /// A next hop that was paused, at start.
+    RestoredPause(HopName),
     /// Everything was restored; the node begins to act.
     Start {
         /// What the node remembers of itself, already raised for this start.
@@ -164,8 +240,13 @@ pub enum Input {
     },
     /// The names the registry of this node's PKI knows. Only a node with a CA is told, and then it owns those names.
     Names(Vec<(NodeName, NodeId)>),
-    /// Free room of the spool in bytes, what it keeps free already taken off.
-    SpoolRoom(u64),
+    /// Room of the spool, what it keeps free already taken off.
+    SpoolRoom {
+        /// Free for messages, in bytes.
+        free_bytes: u64,
+        /// What messages may take in all, in bytes.
+        total_bytes: u64,
+    },
     /// A connection to a neighbour that the PKI has proven is open.
     LinkUp {
         /// The new instance.
@@ -290,6 +371,20 @@ pub enum Input {
     Left {
         /// Who.
         consumer: Consumer,
+    },
+    /// Do what a person or an application asks.
+    Command {
+        /// Whom to answer.
+        ticket: Ticket,
+        /// What.
+        command: Command,
+    },
+    /// Units of a complete payload were found damaged and are gone from the spool.
+    UnitsLost {
+        /// The payload.
+        root: Digest,
+        /// What the spool still holds of it.
+        held: Held,
     },
     /// Declare an inbox.
     CreateInbox {

@@ -22,6 +22,7 @@ mod receipts;
 mod routing;
 pub mod snapshot;
 pub mod time;
+mod tombstones;
 
 pub use input::Input;
 pub use node::{Config, Node};

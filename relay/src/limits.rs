@@ -1,5 +1,7 @@
 //! Limits of one node's core, each with its reason. Those of the protocol stand in `tram_proto::limits`.
 
+use tram_proto::envelope::Precedence;
+
 /// Messages of the spool that are not settled. Each takes about 600 bytes of memory.
 pub const MESSAGES: usize = 1_000_000;
 /// Settled messages that are remembered so that nothing is taken twice. Each takes about 120 bytes of memory. They are
@@ -11,10 +13,33 @@ pub const RELEASED: usize = 16_384;
 pub const RECORDS: usize = 32_768;
 /// Inboxes of one node.
 pub const INBOXES: usize = tram_proto::limits::RECORD_INBOXES;
+/// Recalls a relay remembers, the oldest forgotten first. Forgetting one costs bandwidth: the destination remembers.
+pub const TOMBSTONES: usize = 16_384;
+/// Pairs of sender inbox and address whose sequence is counted.
+pub const SEQUENCES: usize = 1_000_000;
 /// Applications that take messages at once.
 pub const CONSUMERS: usize = 1024;
 /// Idempotency keys in force.
 pub const KEYS: usize = 1_000_000;
+
+/// How full the spool may be, in percent, for a new message of each class; acknowledgements and receipts have the rest.
+#[must_use]
+pub const fn watermark_percent(precedence: Precedence) -> u64 {
+    match precedence {
+        Precedence::Bulk => 80,
+        Precedence::Routine => 85,
+        Precedence::Priority => 92,
+        Precedence::Immediate => 95,
+        Precedence::Flash => 98,
+    }
+}
+/// What waits for one child takes at most one part in so many of the spool, and so does what one child brought and has
+/// not gone on: one office that is off, or floods, leaves room for the others.
+pub const CHILD_SHARE: u64 = 4;
+/// What waits for the uplink takes at most one part in so many: the other part is for what comes down.
+pub const UPLINK_SHARE: u64 = 2;
+/// A recipient that the next hop put off is offered again so much later, in milliseconds, half of it spread by id.
+pub const PUT_OFF_MS: u64 = 30 * 1000;
 
 /// Offers of one class and link, or receipts of one link, that are sent and not yet acknowledged.
 pub const OUTSTANDING: usize = 1024;
@@ -42,7 +67,8 @@ pub const PING_MS: u64 = 60 * 1000;
 pub const STALLED_MS: u64 = 60 * 1000;
 /// An answer to a question is awaited for so long, in milliseconds.
 pub const ASK_MS: u64 = 10 * 1000;
-/// The origin offers again so long after a next hop took custody, in milliseconds: an hour, four hours, then daily.
+/// The origin offers again so long after a next hop took custody, in milliseconds: an hour, four hours, then daily; the
+/// second half of each pause is spread by message, so that a cut line does not bring everything back at once.
 pub const OFFER_AGAIN_MS: [u64; 3] = [3_600_000, 4 * 3_600_000, 24 * 3_600_000];
 /// After the deadline, the origin waits so long for word from the destination, in milliseconds.
 pub const GRACE_MS: u64 = 3_600_000;

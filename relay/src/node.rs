@@ -6,14 +6,17 @@
 //! the commit that carries it is persisted.
 
 mod arrivals;
+mod commands;
 mod deadlines;
 mod delivery;
 mod links;
 mod look;
 mod pump;
+mod recall;
 mod receipts;
 mod records;
 mod restore;
+mod room;
 mod submit;
 mod tracing;
 
@@ -28,12 +31,13 @@ use tram_proto::statement::Signed;
 use crate::clock::Clock;
 use crate::custody::{Custody, Queues};
 use crate::inboxes::Inboxes;
-use crate::input::{Input, LinkId, Row, Ticket};
+use crate::input::{HopName, Input, LinkId, Row, Ticket};
 use crate::links::Links;
-use crate::output::{CloseReason, Event, InboxRefused, Op, Output};
+use crate::output::{CloseReason, CommandRefused, Event, InboxRefused, Op, Outcome, Output};
 use crate::receipts::Transit;
 use crate::routing::{Hop, Routing};
 use crate::time::Now;
+use crate::tombstones::Tombstones;
 
 /// What a node is told of itself before it starts.
 #[derive(Debug, Clone)]
@@ -66,6 +70,7 @@ enum After {
     Receipt(Row),
     Took(Ticket),
     Inbox(Ticket, Result<(), InboxRefused>),
+    Commanded(Ticket, Result<Outcome, CommandRefused>),
     Event(Event),
     Traced(Ticket, Vec<TraceHop>, bool),
 }
@@ -85,16 +90,26 @@ pub struct Node {
     transit: Transit,
     inboxes: Inboxes,
     asks: tracing::Asks,
+    tombstones: Tombstones,
+    paused: BTreeSet<HopName>,
     sequences: BTreeMap<String, u64>,
     keys: BTreeMap<(u32, String, String), KeyRow>,
     /// Lives of spools that were flooded.
     lives: BTreeMap<NodeId, Incarnation>,
+    /// Lives of spools that were declared lost.
+    retired: BTreeSet<(NodeId, Incarnation)>,
+    /// Those among them that this node declared lost, the newest last.
+    retired_here: Vec<(NodeId, Incarnation)>,
+    /// The next own record goes to every node.
+    flood_own: bool,
     /// Neighbours whose next own record has to be flooded.
     to_flood: BTreeSet<NodeId>,
     own_record: Option<Signed>,
     /// The uplink that the newest own record names, also while that record waits to be signed; `None`: none was made yet.
     announced: Option<Option<NodeId>>,
-    room_bytes: u64,
+    room: room::Room,
+    /// Room came back for something that was put off: when to look, monotonic milliseconds.
+    invite_ms: Option<u64>,
     next_row: u64,
     next_prune_ms: u64,
     next_stall_ms: u64,
@@ -128,13 +143,19 @@ impl Node {
             transit: Transit::default(),
             inboxes: Inboxes::default(),
             asks: tracing::Asks::default(),
+            tombstones: Tombstones::default(),
+            paused: BTreeSet::new(),
             sequences: BTreeMap::new(),
             keys: BTreeMap::new(),
             lives: BTreeMap::new(),
+            retired: BTreeSet::new(),
+            retired_here: Vec::new(),
+            flood_own: false,
             to_flood: BTreeSet::new(),
             own_record: None,
             announced: None,
-            room_bytes: u64::MAX,
+            room: room::Room::default(),
+            invite_ms: None,
             next_row: 1,
             next_prune_ms: 0,
             next_stall_ms: 0,
@@ -170,10 +191,11 @@ impl Node {
             | Input::RestoredRecord { .. }
             | Input::RestoredNeighbor { .. }
             | Input::RestoredKey { .. }
-            | Input::RestoredSequence { .. } => self.restore(input),
+            | Input::RestoredSequence { .. }
+            | Input::RestoredPause(_) => self.restore(input),
             Input::Start { node, inboxes } => self.start(node, inboxes),
             Input::Names(names) => self.names(names),
-            Input::SpoolRoom(bytes) => self.spool_room(bytes),
+            Input::SpoolRoom { free_bytes, total_bytes } => self.spool_room(free_bytes, total_bytes),
             Input::LinkUp { link, peer, side } => self.link_up(link, peer, side),
             Input::LinkDown { link } => self.link_down(link),
             Input::Frame { link, frame } => self.frame(link, frame),
@@ -193,6 +215,8 @@ impl Node {
             Input::GaveBack { consumer, row } => self.gave_back(consumer, row),
             Input::Renew { consumer, row } => self.inboxes.renew(consumer, row, self.now.mono_ms),
             Input::Left { consumer } => self.left(consumer),
+            Input::Command { ticket, command } => self.command(ticket, command),
+            Input::UnitsLost { root, held } => self.units_lost(root, &held),
             Input::CreateInbox { ticket, inbox } => self.create_inbox(ticket, inbox),
             Input::RemoveInbox { ticket, inbox } => self.remove_inbox(ticket, inbox),
             Input::Trace { ticket, message } => self.trace(ticket, message),
@@ -248,6 +272,7 @@ impl Node {
             After::Took(ticket) => self.outputs.push_back(Output::TookDone { ticket, held: true }),
             After::Traced(ticket, hops, last) => self.outputs.push_back(Output::Traced { ticket, hops, last }),
             After::Event(event) => self.outputs.push_back(Output::Event(event)),
+            After::Commanded(ticket, result) => self.outputs.push_back(Output::Commanded { ticket, result }),
             After::Inbox(ticket, result) => self.outputs.push_back(Output::InboxDone { ticket, result }),
         }
     }

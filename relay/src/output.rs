@@ -9,7 +9,7 @@ use tram_proto::receipt::{Reason, Stamp, State};
 use tram_proto::row::{KeyRow, MessageRow, NeighborRow, NodeRow, ReceiptRow};
 use tram_proto::statement::{Kind, Signed};
 
-use crate::input::{Consumer, LinkId, Row, Ticket};
+use crate::input::{Consumer, HopName, LinkId, Row, Ticket};
 
 /// A statement to keep: another's as it came, or our own, to be signed by the committer in one batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,9 +100,9 @@ pub enum Op {
         /// What.
         neighbor: NeighborRow,
     },
-    /// The last sequence of a sender inbox.
+    /// The last sequence under a name.
     PutSequence {
-        /// The inbox; empty: none was named.
+        /// A sender inbox, empty: none was named; or that, `>` and an address.
         sender: String,
         /// The last that was used.
         sequence: u64,
@@ -118,6 +118,10 @@ pub enum Op {
         /// What it stands for.
         row: KeyRow,
     },
+    /// Remember that a next hop is paused.
+    PutPause(HopName),
+    /// Forget that.
+    DeletePause(HopName),
     /// Declare an inbox.
     PutInbox(Inbox),
     /// Forget an inbox.
@@ -151,9 +155,90 @@ pub enum SubmitRefused {
         /// What it takes.
         needed_bytes: u64,
     },
+    /// No room for this class: what is left is kept for the more urgent.
+    #[error("the spool is {used_percent} % full, and {precedence} is taken up to {limit_percent} %; try again later")]
+    Watermark {
+        /// The class.
+        precedence: Precedence,
+        /// How full it is.
+        used_percent: u64,
+        /// How full it may be for that class.
+        limit_percent: u64,
+    },
+    /// What waits for the next hop already takes its share.
+    #[error(
+        "what waits for {next_hop} takes {bytes} of the {limit_bytes} bytes a next hop may hold; try again when it is back"
+    )]
+    HopFull {
+        /// The next hop's name.
+        next_hop: String,
+        /// What waits for it.
+        bytes: u64,
+        /// Its share.
+        limit_bytes: u64,
+    },
+    /// The application's own messages already take its quota.
+    #[error(
+        "your messages under way take {bytes} of the {quota_bytes} bytes of your quota; try again when some have arrived"
+    )]
+    Quota {
+        /// What they take.
+        bytes: u64,
+        /// The quota.
+        quota_bytes: u64,
+    },
     /// Too many messages at once.
     #[error("this node already holds {0} messages, its limit; try again later")]
     TooMany(usize),
+    /// The node has not finished restoring.
+    #[error("the node is still starting; try again")]
+    Starting,
+}
+
+/// What a command changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Outcome {
+    /// Recipients ended, or messages that go now.
+    pub changed: usize,
+    /// Recipients whose copy a tombstone follows.
+    pub following: usize,
+    /// The tombstone.
+    pub tombstone: Option<MessageId>,
+}
+
+/// Why a command was not carried out.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CommandRefused {
+    /// It was not sent from here, or ended long ago.
+    #[error("no message {0} was sent from this node, or it is no longer remembered")]
+    UnknownMessage(MessageId),
+    /// Another user sent it.
+    #[error("message {0} was sent by another user; ask that user or an administrator")]
+    NotYours(MessageId),
+    /// There is nobody left to take it back from.
+    #[error("message {0} has ended for every recipient; it is too late")]
+    TooLate(MessageId),
+    /// Every copy has left.
+    #[error("every copy of message {0} has left this node; recall it instead")]
+    AlreadyLeft(MessageId),
+    /// It was not taken from an inbox here.
+    #[error("no application here has acknowledged message {0}; receive it first")]
+    NotDelivered(MessageId),
+    /// A field breaks a limit of the protocol.
+    #[error("{0}")]
+    Invalid(tram_proto::error::WireError),
+    /// No such neighbour.
+    #[error("{0:?} is neither the uplink nor a child of this node")]
+    UnknownHop(NodeName),
+    /// No such node.
+    #[error("no node {0:?} has announced itself to this node; run this at its parent or at the top")]
+    UnknownNode(NodeName),
+    /// It is not held.
+    #[error("{0:?} is not held")]
+    NotHeld(NodeName),
+    /// No room for it.
+    #[error("{0}")]
+    NotSubmitted(SubmitRefused),
     /// The node has not finished restoring.
     #[error("the node is still starting; try again")]
     Starting,
@@ -215,6 +300,11 @@ pub enum CloseReason {
         /// What is remembered.
         known: u64,
     },
+    /// The peer's spool was unmasked before, and nobody has looked since.
+    #[error(
+        "the peer is held: its spool was rolled back or its disk cloned. Empty its spool directory, or, if it is the only machine of its name, run `tram node accept {0}` here"
+    )]
+    Held(NodeName),
     /// A frame that has no place here.
     #[error("protocol error: {0}")]
     Protocol(&'static str),
@@ -235,6 +325,7 @@ impl CloseReason {
             Self::TwoBoots(_) => 4,
             Self::RolledBack { .. } => 5,
             Self::Protocol(_) => 6,
+            Self::Held(_) => 7,
         }
     }
 }
@@ -264,6 +355,27 @@ pub enum Event {
         peer: NodeName,
         /// Its spool now.
         incarnation: Incarnation,
+    },
+    /// A neighbour's spool was rolled back or its disk cloned: its mail is held.
+    Held {
+        /// Who.
+        peer: NodeName,
+        /// How that showed.
+        why: CloseReason,
+    },
+    /// A node was declared lost; origins offer again.
+    Retired {
+        /// Which.
+        node: NodeId,
+        /// By whom.
+        by: NodeName,
+    },
+    /// A payload that was whole here has lost units to a damaged disk.
+    PayloadDamaged {
+        /// Of which message.
+        message: MessageId,
+        /// Bytes that are missing.
+        missing_bytes: u64,
     },
     /// A message passed too many hops and waits for a newer route.
     HopLimit {
@@ -409,6 +521,13 @@ pub enum Output {
         ticket: Ticket,
         /// False: the lease had ended and another may have it.
         held: bool,
+    },
+    /// What a command changed is durable.
+    Commanded {
+        /// Who asked.
+        ticket: Ticket,
+        /// How it went.
+        result: Result<Outcome, CommandRefused>,
     },
     /// The change of inboxes is durable.
     InboxDone {

@@ -97,6 +97,12 @@ impl Routing {
         self.records.values().filter(|k| matches!(self.toward(k.record.node), Hop::Child(_)))
     }
 
+    /// The records of the nodes below a child.
+    pub(crate) fn beyond(&self, child: NodeId) -> Vec<Signed> {
+        let beyond = |k: &&Known| k.record.node != child && self.toward(k.record.node) == Hop::Child(child);
+        self.records.values().filter(beyond).map(|k| k.signed.clone()).collect()
+    }
+
     pub(crate) fn learn(&mut self, record: NodeRecord, signed: Signed) -> Learned {
         let before = self.records.get(&record.node);
         if let Some(known) = before {
@@ -186,6 +192,7 @@ mod tests {
             active: Some(id(active)),
             at_ms: 0,
             title: String::new(),
+            retired: vec![],
         }
     }
 

@@ -4,7 +4,7 @@ use tram_proto::envelope::Precedence;
 use tram_proto::id::{Incarnation, NodeId};
 use tram_proto::name::{Inbox, NodeName, Role};
 
-use crate::input::{LinkId, Side};
+use crate::input::{HopName, LinkId, Side};
 
 /// One link.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,6 +84,12 @@ pub struct Snapshot {
     pub receipts: usize,
     /// Free room for messages in bytes.
     pub spool_room_bytes: u64,
+    /// What messages may take in all, in bytes.
+    pub spool_total_bytes: u64,
+    /// Neighbours that get no link until an admin has looked.
+    pub held: Vec<String>,
+    /// Next hops that are paused.
+    pub paused: Vec<HopName>,
     /// The clock may be trusted.
     pub clock_trusted: bool,
 }

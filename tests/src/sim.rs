@@ -332,6 +332,7 @@ impl World {
         self.submissions.insert((from, ticket), to.clone());
         let submission = Submission {
             user: 0,
+            quota_bytes: None,
             nonce: wide(seed),
             sender: None,
             to,
@@ -474,7 +475,7 @@ impl World {
             Output::NotSubmitted { why, .. } => panic!("a submission was refused: {why}"),
             Output::Deliver { row, id, address, .. } => self.delivered(place, row, id, &address),
             Output::TookDone { .. } => self.take(place),
-            Output::InboxDone { .. } | Output::Traced { .. } => {}
+            Output::InboxDone { .. } | Output::Commanded { .. } | Output::Traced { .. } => {}
             Output::Close { link, .. } => {
                 if let Some((peer, peer_link)) = self.nodes[place].links.get(&link).copied() {
                     self.end(place, link);

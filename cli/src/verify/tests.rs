@@ -59,6 +59,8 @@ impl Overlay {
             sealed: false,
             payload_bytes: 3,
             payload_root: Digest([5; 32]),
+            recalls: None,
+            pair_sequences: Vec::new(),
         }
     }
 

@@ -9,8 +9,8 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use tram_proto::frame::TraceHop;
 use tram_proto::id::MessageId;
 use tram_proto::name::{Address, Inbox};
-use tram_relay::input::{Consumer, Input, LinkId, Row, Side, Signer, Submission};
-use tram_relay::output::{Event, InboxRefused, Output, SubmitRefused};
+use tram_relay::input::{Command, Consumer, Input, LinkId, Row, Side, Signer, Submission};
+use tram_relay::output::{CommandRefused, Event, InboxRefused, Outcome, Output, SubmitRefused};
 use tram_relay::snapshot::Snapshot;
 
 /// Requests that may wait for the engine before their sender does.
@@ -52,6 +52,8 @@ pub enum Request {
     Inbox(Inbox, bool, oneshot::Sender<Result<(), InboxRefused>>),
     /// Ask along the route.
     Trace(MessageId, mpsc::Sender<(Vec<TraceHop>, bool)>),
+    /// Do what a person or an application asks; answered when that is durable.
+    Command(Command, oneshot::Sender<Result<Outcome, CommandRefused>>),
     /// What the node looks like now.
     Snapshot(oneshot::Sender<Box<Snapshot>>),
     /// Say bye on every link and stop.
@@ -153,6 +155,14 @@ impl EngineHandle {
     /// [`Stopped`]; the inner result is the core's.
     pub async fn inbox(&self, inbox: Inbox, create: bool) -> Result<Result<(), InboxRefused>, Stopped> {
         self.ask(|answer| Request::Inbox(inbox, create, answer)).await
+    }
+
+    /// Does what a person or an application asks; answers when that is durable.
+    ///
+    /// # Errors
+    /// [`Stopped`]; the inner result is the core's.
+    pub async fn command(&self, command: Command) -> Result<Result<Outcome, CommandRefused>, Stopped> {
+        self.ask(|answer| Request::Command(command, answer)).await
     }
 
     /// What the node looks like now.

@@ -162,7 +162,8 @@ async fn take_offer(link: &Link, signers: &mut Signers, mut offer: Offer, preced
             link.here.on_disk(move |spool| spool.held(root, layout)).await?
         }
     };
-    let trusted = if is_ours(link, &offer, &body)? {
+    // Relays, too, act on a recall.
+    let trusted = if is_ours(link, &offer, &body)? || body.recalls.is_some() {
         let signer = signers.verify(link, Kind::Envelope, &offer.envelope, body.created_ms).await?;
         let believed = match signer {
             Ok(signer) if signer.node == body.origin => Ok(()),

@@ -61,7 +61,11 @@ pub(super) fn submit_refused(why: &SubmitRefused) -> Status {
         SubmitRefused::Invalid(_) => make(Code::InvalidArgument, "invalid", false, message),
         SubmitRefused::LabelNotPermitted(_) => make(Code::PermissionDenied, "label_not_permitted", false, message),
         SubmitRefused::KeyTaken { .. } => make(Code::AlreadyExists, "key_taken", false, message),
-        SubmitRefused::SpoolFull { .. } => make(Code::ResourceExhausted, "spool_full", true, message),
+        SubmitRefused::SpoolFull { .. } | SubmitRefused::Watermark { .. } => {
+            make(Code::ResourceExhausted, "spool_full", true, message)
+        }
+        SubmitRefused::HopFull { .. } => make(Code::ResourceExhausted, "hop_full", true, message),
+        SubmitRefused::Quota { .. } => make(Code::ResourceExhausted, "quota", true, message),
         SubmitRefused::TooMany(_) => make(Code::ResourceExhausted, "too_many", true, message),
         SubmitRefused::Starting => make(Code::Unavailable, "starting", true, message),
     }

@@ -63,6 +63,7 @@ fn submission(grant: &Grant, header: SendHeader) -> Result<Submission, Status> {
     aws_lc_rs::rand::fill(&mut nonce).map_err(|_| refusal::broken("no randomness"))?;
     Ok(Submission {
         user: grant.uid,
+        quota_bytes: None,
         nonce,
         sender,
         to: to.map_err(refusal::invalid)?,

@@ -80,6 +80,8 @@ impl Change<'_, '_> {
             Op::PutSequence { sender, sequence } => {
                 self.t.sequences.insert(sender.as_str(), sequence)?;
             }
+            Op::PutPause(hop) => drop(self.t.paused.insert(hop.to_string().as_str(), ())?),
+            Op::DeletePause(hop) => drop(self.t.paused.remove(hop.to_string().as_str())?),
             Op::PutInbox(inbox) => drop(self.t.inboxes.insert(inbox.as_str(), ())?),
             Op::DeleteInbox(inbox) => drop(self.t.inboxes.remove(inbox.as_str())?),
             remembered => self.remember(remembered)?,

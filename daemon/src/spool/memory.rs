@@ -14,7 +14,7 @@ use tram_proto::name::Inbox;
 use tram_proto::receipt::{NodeRecord, State};
 use tram_proto::row::{KeyRow, MessageRow, NeighborRow, NodeRow, ReceiptRow};
 use tram_proto::statement::Signed;
-use tram_relay::input::{Held, Input, Row};
+use tram_relay::input::{Held, HopName, Input, Row};
 use tram_relay::output::{Op, Statement};
 
 use super::index::hashes;
@@ -72,6 +72,7 @@ struct Chunk {
 struct Store {
     node: Option<NodeRow>,
     inboxes: BTreeMap<String, Inbox>,
+    paused: BTreeSet<HopName>,
     neighbors: BTreeMap<NodeId, NeighborRow>,
     records: BTreeMap<NodeId, Signed>,
     sequences: BTreeMap<String, u64>,
@@ -175,6 +176,8 @@ impl Store {
             Op::PutNeighbor { node, neighbor } => drop(self.neighbors.insert(node, neighbor)),
             Op::PutSequence { sender, sequence } => drop(self.sequences.insert(sender, sequence)),
             Op::PutKey { user, sender, key, row } => drop(self.keys.insert((user, sender, key), row)),
+            Op::PutPause(hop) => drop(self.paused.insert(hop)),
+            Op::DeletePause(hop) => drop(self.paused.remove(&hop)),
             Op::PutInbox(inbox) => drop(self.inboxes.insert(inbox.as_str().to_owned(), inbox)),
             Op::DeleteInbox(inbox) => drop(self.inboxes.remove(inbox.as_str())),
             Op::Prune(before) => {
@@ -268,7 +271,8 @@ impl Store {
             let (row, message) = (Row(*row), stored.message.clone());
             let Ok(body) = Body::decode(&stored.envelope.statement) else { continue };
             if stored.settled_until.is_some() {
-                each(Input::RestoredSettled { row, message, deadline_ms: body.deadline_ms() });
+                let (origin, deadline_ms) = (body.origin, body.deadline_ms());
+                each(Input::RestoredSettled { row, message, origin, deadline_ms });
                 continue;
             }
             let layout = Layout::new(body.payload_bytes).ok();
@@ -292,6 +296,9 @@ impl Spool for MemorySpool {
         }
         for (sender, sequence) in &store.sequences {
             each(Input::RestoredSequence { sender: sender.clone(), sequence: *sequence });
+        }
+        for hop in &store.paused {
+            each(Input::RestoredPause(hop.clone()));
         }
         for ((user, sender, key), row) in &store.keys {
             each(Input::RestoredKey { user: *user, sender: sender.clone(), key: key.clone(), row: *row });

@@ -13,7 +13,8 @@ use tram_relay::input::{Held, Input, Row};
 
 use super::disk::Inner;
 use super::tables::{
-    ENVELOPES, Fault, INBOXES, KEYS, MESSAGES, NEIGHBORS, NODE, PAYLOADS, RECEIPTS, RECORDS, SEQUENCES, SETTLED, Tables,
+    ENVELOPES, Fault, INBOXES, KEYS, MESSAGES, NEIGHBORS, NODE, PAUSED, PAYLOADS, RECEIPTS, RECORDS, SEQUENCES,
+    SETTLED, Tables,
 };
 use super::{Restored, SpoolError};
 
@@ -25,6 +26,7 @@ enum Damaged {
     Neighbor([u8; 16]),
     Key(u32, String, String),
     Inbox(String),
+    Pause(String),
     Node,
 }
 
@@ -95,6 +97,13 @@ fn keys(txn: &ReadTransaction, bad: &mut Bad, each: &mut dyn FnMut(Input)) -> Re
         let (key, value) = entry?;
         each(Input::RestoredSequence { sender: key.value().to_owned(), sequence: value.value() });
     }
+    for entry in txn.open_table(PAUSED)?.iter()? {
+        let name = entry?.0.value().to_owned();
+        match name.parse() {
+            Ok(hop) => each(Input::RestoredPause(hop)),
+            Err(why) => bad.push((Damaged::Pause(name), text(why))),
+        }
+    }
     for entry in txn.open_table(KEYS)?.iter()? {
         let (key, value) = entry?;
         let (user, sender, name) = key.value();
@@ -125,7 +134,8 @@ fn messages(inner: &Inner, txn: &ReadTransaction, bad: &mut Bad, each: &mut dyn 
             }
         };
         if settled.get(row)?.is_some() {
-            each(Input::RestoredSettled { row: Row(row), message, deadline_ms: body.deadline_ms() });
+            let (origin, deadline_ms) = (body.origin, body.deadline_ms());
+            each(Input::RestoredSettled { row: Row(row), message, origin, deadline_ms });
             continue;
         }
         let mut held = Held::default();
@@ -195,6 +205,10 @@ fn isolate(t: &mut Tables<'_>, (damaged, why): (Damaged, String)) -> Result<(), 
         Damaged::Inbox(name) => {
             t.inboxes.remove(name.as_str())?;
             put.push(("inboxes", name.into_bytes(), Vec::new()));
+        }
+        Damaged::Pause(name) => {
+            t.paused.remove(name.as_str())?;
+            put.push(("paused", name.into_bytes(), Vec::new()));
         }
         Damaged::Node => {
             put.extend(t.node.remove(())?.map(|v| ("node", Vec::new(), v.value().to_vec())));

@@ -74,6 +74,8 @@ tables! {
     keys KEYS: (u32, Text, Text) => (u64, Raw);
     /// The same, by time.
     keys_until KEYS_UNTIL: (u64, u32, Text, Text) => ();
+    /// Next hops that are paused.
+    paused PAUSED: Text => ();
     /// Declared inboxes.
     inboxes INBOXES: Text => ();
     /// Certificate chains by leaf, each certificate after its length.

@@ -66,6 +66,8 @@ fn body(n: u64, payload_bytes: u64, payload_root: Digest) -> Bytes {
         sealed: false,
         payload_bytes,
         payload_root,
+        recalls: None,
+        pair_sequences: Vec::new(),
     };
     body.encode().expect("within limits")
 }
@@ -82,6 +84,7 @@ fn message_row(id: MessageId, attempt: u32) -> MessageRow {
         handed_ms: 0,
         handed_to: None,
         user: None,
+        recalls: None,
     }
 }
 

@@ -32,6 +32,8 @@ fn body() -> Body {
         sealed: false,
         payload_bytes: 4,
         payload_root: crate::manifest::root_of(b"text"),
+        recalls: None,
+        pair_sequences: vec![],
     }
 }
 

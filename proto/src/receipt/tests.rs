@@ -66,6 +66,7 @@ fn good_record() -> NodeRecord {
         active: Some(NodeId([3; 16])),
         at_ms: 1_800_000_000_000,
         title: "Cần Thơ".to_owned(),
+        retired: vec![],
     }
 }
 

@@ -6,12 +6,14 @@
 use tram_proto::envelope::Body;
 use tram_proto::frame::{Frame, Offer, Range, Recipient, Verdict};
 use tram_proto::id::{Digest, MessageId};
+use tram_proto::manifest::Layout;
 use tram_proto::receipt::{Ordinal, Reason, State};
 use tram_proto::row::{MessageRow, Phase};
 
-use crate::custody::{Live, Settled};
+use crate::custody::{Live, ROW_BYTES, Settled};
 use crate::input::{Held, LinkId, Row};
 use crate::limits;
+use crate::links::PutOff;
 use crate::node::submit::new_recipient;
 use crate::node::{After, Node};
 use crate::output::{CloseReason, Event, Op, Output, Statement};
@@ -42,12 +44,12 @@ impl Node {
         if hops != o.offer.stamps.len() || hops == 0 || hops >= tram_proto::limits::HOPS {
             return self.close(o.link, CloseReason::Protocol("an offer whose stamps do not fit its hops"));
         }
-        if !self.started {
-            return self.put_off(o.link, o.offer.number, Reason::None);
+        if o.trusted == Some(false) {
+            return self.distrust(o.link, o.offer.number, o.id);
         }
         self.drop_known(&mut o);
         if o.offer.recipients.is_empty() {
-            return self.acks.entry(o.link).or_default().push(o.offer.number);
+            return self.then(After::Ack(o.link, o.offer.number));
         }
         match self.custody.find(o.id) {
             Some(row) => self.offer_again(row, o),
@@ -55,12 +57,14 @@ impl Node {
         }
     }
 
-    /// Leaves out recipients that were settled here, and those that went on with this or a newer visit.
+    /// Leaves out recipients that were settled here or taken back, and those that went on with this or a newer visit.
     fn drop_known(&mut self, o: &mut Offered) {
         let released = self.custody.released(o.id).to_vec();
         o.offer
             .recipients
             .retain(|r| !released.iter().any(|(ordinal, visit, ..)| *ordinal == r.ordinal && *visit >= o.offer.visit));
+        let (id, origin) = (o.id, o.body.origin);
+        o.offer.recipients.retain(|r| !self.tombstones.covers(id, origin, r.ordinal));
         let Some(settled) = self.custody.settled(o.id) else { return };
         let known = settled.recipients.clone();
         let is_known = |r: &Recipient| known.iter().any(|(ordinal, ..)| *ordinal == r.ordinal);
@@ -71,9 +75,9 @@ impl Node {
         o.offer.recipients.retain(|r| !is_known(r));
     }
 
-    fn offer_new(&mut self, o: Offered) {
-        if self.custody.is_full() {
-            return self.put_off(o.link, o.offer.number, Reason::SpoolFull);
+    fn offer_new(&mut self, mut o: Offered) {
+        if self.lacks_room(&mut o) {
+            return;
         }
         let created = self.clock.corrected_ms(self.now);
         let from = self.links.get(o.link).map(|l| l.peer.node);
@@ -92,21 +96,16 @@ impl Node {
             handed_ms: 0,
             handed_to: None,
             user: None,
+            recalls: o.body.recalls,
         };
         let Some(mut live) = Live::new(message, &o.body, &o.held, false) else { return };
         if !o.body.is_inline() && live.has_all_units() {
             live.message.complete = true;
         }
-        let needed = if o.body.is_inline() { o.body.payload_bytes } else { live.missing_bytes() };
-        if self.room_bytes < needed.saturating_add(self.custody.promised_bytes()) {
-            return self.put_off(o.link, o.offer.number, Reason::SpoolFull);
-        }
         live.progress_ms = self.now.mono_ms;
         let row = self.row();
         self.custody.insert(row, live);
-        if o.trusted == Some(false) {
-            self.distrust(row, o.link, o.id);
-        }
+        self.stop_copies(row);
         self.judge(row);
         self.put_message(row, Statement::Signed(o.offer.envelope), o.offer.inline);
         self.then(After::Stored(row));
@@ -155,6 +154,36 @@ impl Node {
         }
     }
 
+    /// Puts an offer off, or some of its recipients, for which there is no room now; true if nothing is left of it.
+    fn lacks_room(&mut self, o: &mut Offered) -> bool {
+        let (link, number, precedence) = (o.link, o.offer.number, o.body.precedence);
+        let missing = if o.body.is_inline() { o.body.payload_bytes } else { missing_bytes(&o.body, &o.held) };
+        let bytes = missing.saturating_add(ROW_BYTES);
+        let admitted = o.body.recalls.is_some() || self.admits(precedence, bytes).is_ok();
+        if self.custody.is_full() || !admitted || !self.child_may_bring(link, bytes) {
+            self.put_off(link, number, Reason::SpoolFull, PutOff { precedence, bytes, hop: None });
+            return true;
+        }
+        let size = o.body.payload_bytes.saturating_add(ROW_BYTES);
+        let hops: Vec<(Recipient, Hop)> = o
+            .offer
+            .recipients
+            .iter()
+            .map(|r| (*r, self.routing.next(r.node.or_else(|| self.known_node(&o.body, r.ordinal)))))
+            .collect();
+        let (fit, full): (Vec<_>, Vec<_>) = hops.into_iter().partition(|(_, hop)| self.hop_takes(*hop, size).is_ok());
+        let Some((_, hop)) = full.first().copied() else { return false };
+        if fit.is_empty() {
+            self.put_off(link, number, Reason::HopFull, PutOff { precedence, bytes: size, hop: Some(hop) });
+            return true;
+        }
+        let ordinals = full.iter().map(|(r, _)| r.ordinal.index).collect();
+        let verdict = Verdict::Pending;
+        self.send(link, Frame::Reply { offer: number, verdict, reason: Reason::HopFull, ordinals });
+        o.offer.recipients = fit.into_iter().map(|(r, _)| r).collect();
+        false
+    }
+
     fn known_node(&self, body: &Body, ordinal: Ordinal) -> Option<tram_proto::id::NodeId> {
         let address = body.to.get(ordinal.index as usize)?;
         match self.routing.resolve(&address.node) {
@@ -163,15 +192,13 @@ impl Node {
         }
     }
 
-    /// Ends the recipients here of a message whose signature does not hold.
-    fn distrust(&mut self, row: Row, link: LinkId, message: MessageId) {
-        let here: Vec<usize> = self.recipients_toward(row, Hop::Here);
-        for index in here {
-            self.state_recipient(row, index, State::Refused, Reason::NotTrusted, Phase::Ended);
-        }
-        if let Some(from) = self.links.get(link).map(|l| l.peer.name.clone()) {
-            self.outputs.push_back(Output::Event(Event::EnvelopeNotTrusted { message, from }));
-        }
+    /// Sends a message away whose signature does not hold. It says nothing of the true message of that id, which may
+    /// still come another way.
+    fn distrust(&mut self, link: LinkId, offer: u64, message: MessageId) {
+        let Some(from) = self.links.get(link).map(|l| l.peer.name.clone()) else { return };
+        self.outputs.push_back(Output::Event(Event::EnvelopeNotTrusted { message, from }));
+        let (verdict, reason) = (Verdict::Refused, Reason::NotTrusted);
+        self.send(link, Frame::Reply { offer, verdict, reason, ordinals: Vec::new() });
     }
 
     fn recipients_toward(&self, row: Row, hop: Hop) -> Vec<usize> {
@@ -203,6 +230,10 @@ impl Node {
         }
         for index in self.recipients_toward(row, Hop::Here) {
             let Some(live) = self.custody.get(row) else { return };
+            if let Some(target) = live.message.recalls {
+                self.take_back(row, index, target);
+                continue;
+            }
             let inbox = live.message.recipients.get(index).and_then(|r| live.address(r.recipient.ordinal));
             if inbox.is_none_or(|a| !self.inboxes.exists(&a.inbox)) {
                 self.state_recipient(row, index, State::Undeliverable, Reason::NoSuchInbox, Phase::Ended);
@@ -236,12 +267,13 @@ impl Node {
 
     /// Puts a row into the queues of its recipients' next hops.
     pub(super) fn place(&mut self, row: Row) {
+        self.charge(row);
         let Some(live) = self.custody.get(row).filter(|l| l.durable) else { return };
         let precedence = live.precedence;
         let mut hops = Vec::new();
         for (recipient, offered) in live.message.recipients.iter().zip(&live.offered) {
-            if recipient.phase == Phase::Forward && offered.is_none() {
-                hops.push(self.routing.next(recipient.recipient.node));
+            if self.waits(live, recipient, offered.is_some()) {
+                hops.push(self.next_hop(live, recipient));
             }
         }
         hops.retain(|hop| *hop != Hop::Here);
@@ -310,32 +342,23 @@ impl Node {
         }
     }
 
-    fn put_off(&mut self, link: LinkId, number: u64, reason: Reason) {
-        if let Some(l) = self.links.get_mut(link)
-            && l.put_off.len() < limits::PUT_OFF
-        {
-            l.put_off.insert(number);
-        }
-        self.send(link, Frame::Reply { offer: number, verdict: Verdict::Pending, reason, ordinals: Vec::new() });
-    }
-
-    /// Room came back: an empty want asks for the offer once more.
-    pub(super) fn spool_room(&mut self, bytes: u64) {
-        let grew = bytes > self.room_bytes;
-        self.room_bytes = bytes;
-        if !grew {
-            return;
-        }
-        let waiting: Vec<(LinkId, u64)> = self
-            .links
-            .iter_mut()
-            .flat_map(|l| {
-                let id = l.id;
-                std::mem::take(&mut l.put_off).into_iter().map(move |number| (id, number))
-            })
-            .collect();
-        for (link, offer) in waiting {
-            self.send(link, Frame::Want { offer, units: Vec::new() });
+    /// A payload that was whole here has lost units to a damaged disk. It waits for whoever offers it again.
+    pub(super) fn units_lost(&mut self, root: Digest, held: &Held) {
+        for row in self.custody.with_payload(root) {
+            let Some(live) = self.custody.get(row) else { continue };
+            let was_complete = live.message.complete;
+            let (message, precedence) = (live.message.id, live.precedence);
+            let inboxes: Vec<_> = live.to.iter().map(|a| a.inbox.clone()).collect();
+            self.custody.damaged(row, held);
+            let Some(missing_bytes) = self.custody.get(row).map(Live::missing_bytes).filter(|b| *b > 0) else {
+                continue;
+            };
+            inboxes.iter().for_each(|inbox| self.inboxes.withdraw(inbox, precedence, row));
+            if was_complete {
+                self.update(row);
+                self.outputs.push_back(Output::Event(Event::PayloadDamaged { message, missing_bytes }));
+            }
+            self.want_again(row, false);
         }
     }
 
@@ -346,12 +369,17 @@ impl Node {
             return;
         }
         let Some(live) = self.custody.remove(row) else { return };
-        if live.message.recipients.is_empty() {
+        self.room_freed();
+        if live.message.recipients.is_empty() && live.message.recalls.is_none() {
             self.op(Op::DeleteMessage { row });
         } else {
             let until_ms = live.deadline_ms.saturating_add(limits::REMEMBER_MS);
-            let recipients = live.message.recipients.iter().map(|r| (r.recipient.ordinal, r.state, r.at_ms)).collect();
-            self.custody.settle(live.message.id, Settled { until_ms, recipients });
+            let recipients: Vec<_> =
+                live.message.recipients.iter().map(|r| (r.recipient.ordinal, r.state, r.at_ms)).collect();
+            // Of a tombstone that only passed through, the spool remembers what it takes back.
+            if !recipients.is_empty() {
+                self.custody.settle(live.message.id, Settled { until_ms, recipients });
+            }
             self.op(Op::SettleMessage { row, message: live.message, until_ms });
         }
         // Its payload may still have been on the way; whoever sends it is free of it all the same.
@@ -359,4 +387,11 @@ impl Node {
             self.then(After::Ack(link, number));
         }
     }
+}
+
+/// Bytes of a payload that are still to come, counted in whole chunks.
+fn missing_bytes(body: &Body, held: &Held) -> u64 {
+    let have: u64 = held.units.iter().map(|r| r.count).sum();
+    let units = Layout::new(body.payload_bytes).map_or(0, |layout| layout.units());
+    units.saturating_sub(have).saturating_mul(tram_proto::limits::CHUNK_BYTES as u64)
 }

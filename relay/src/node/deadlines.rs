@@ -29,6 +29,8 @@ impl Node {
             (ping.map(|at| at + limits::PING_MS), "a ping"),
             (stalled, "a payload that may have stalled"),
             (self.asks.next_deadline_ms(), "an answer that is missing"),
+            (self.custody.next_unpark_ms(), "a recipient that was put off"),
+            (self.next_invite_ms(), "room for what was put off"),
             (Some(self.next_prune_ms), "forgetting"),
         ]
         .into_iter()
@@ -57,6 +59,10 @@ impl Node {
             self.want_stalled();
         }
         self.give_up_asks();
+        self.unpark();
+        if self.next_invite_ms().is_some_and(|at| at <= mono_ms) {
+            self.invite();
+        }
         if self.clock.trusted() {
             self.act_on_deadlines();
         }
@@ -115,11 +121,7 @@ impl Node {
             }
         }
         if !own && let Some(live) = self.custody.get_mut(row) {
-            let keep: Vec<bool> = live.message.recipients.iter().map(|r| r.phase != Phase::Forward).collect();
-            let mut kept = keep.iter();
-            live.message.recipients.retain(|_| kept.next() != Some(&false));
-            let mut kept = keep.iter();
-            live.offered.retain(|_| kept.next() != Some(&false));
+            live.forget(|r| r.phase == Phase::Forward);
         }
         if changed {
             self.update(row);

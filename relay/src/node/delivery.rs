@@ -173,7 +173,7 @@ impl Node {
         }
     }
 
-    fn send_home(&mut self, receipt: Receipt, until_ms: u64) {
+    pub(super) fn send_home(&mut self, receipt: Receipt, until_ms: u64) {
         let bytes: Bytes = receipt.encode();
         let statement = Statement::ToSign(Kind::Receipt, bytes);
         let message = receipt.message;

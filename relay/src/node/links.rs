@@ -1,6 +1,7 @@
 //! Links come and go; control frames.
 
 use tram_proto::frame::{Frame, Hello, VERSION};
+use tram_proto::id::NodeId;
 
 use crate::input::{Input, LinkId, Side, Signer};
 use crate::limits;
@@ -22,7 +23,7 @@ impl Node {
             boot: self.config.boot,
             counter: self.row.starts,
             highest_of_yours,
-            spool_room_bytes: self.room_bytes,
+            spool_room_bytes: self.room.free_bytes,
             clock_ms: self.clock.told_ms(self.now),
             addresses: self.config.addresses.clone(),
         };
@@ -68,7 +69,9 @@ impl Node {
             }
             Frame::Pong { number, clock_ms } => self.pong(link, number, clock_ms),
             Frame::Want { offer, units } => self.wanted(link, offer, &units),
-            Frame::Reply { offer, verdict, reason, .. } => self.replied(link, offer, verdict, reason),
+            Frame::Reply { offer, verdict, reason, ordinals } => {
+                self.replied(link, offer, verdict, reason, &ordinals);
+            }
             Frame::Ack(ranges) => self.acknowledged(link, &ranges),
             Frame::Ask { number, message, recipients } => self.asked(link, number, message, &recipients),
             Frame::Answer { number, hops, last } => self.answered(link, number, hops, last),
@@ -94,7 +97,7 @@ impl Node {
         let incarnation = hello.incarnation;
         let greeted = match self.links.greet(id, hello) {
             Ok(greeted) => greeted,
-            Err(reason) => return self.close(id, reason),
+            Err(reason) => return self.not_greeted(id, node, reason),
         };
         for old in greeted.replaced {
             self.close(old, CloseReason::Replaced);
@@ -114,12 +117,33 @@ impl Node {
         self.dirty.insert(id);
         match side {
             Side::Up(_) => self.uplink_changed(),
-            Side::Down => self.send_own_record(id),
+            Side::Down => {
+                self.send_own_record(id);
+                if greeted.new_incarnation {
+                    // Of those below it that are off now, it knows nothing any more.
+                    for record in self.routing.beyond(node) {
+                        self.outputs.push_back(Output::SendRecord { link: id, record, flood: false });
+                    }
+                }
+            }
         }
         // What a dead link had held out may go over this one.
         self.touch_all();
         let early = self.links.get_mut(id).map(|l| std::mem::take(&mut l.early)).unwrap_or_default();
         early.into_iter().for_each(|input| self.route(input));
+    }
+
+    /// A spool that went back in time, or that two machines have, keeps out until somebody has looked; its mail waits.
+    fn not_greeted(&mut self, id: LinkId, node: NodeId, reason: CloseReason) {
+        if let (CloseReason::RolledBack { .. } | CloseReason::TwoBoots(_), Some(neighbor)) =
+            (&reason, self.links.remembered(node))
+        {
+            self.op(Op::PutNeighbor { node, neighbor });
+            if let Some(peer) = self.links.get(id).map(|l| l.peer.name.clone()) {
+                self.outputs.push_back(Output::Event(Event::Held { peer, why: reason.clone() }));
+            }
+        }
+        self.close(id, reason);
     }
 
     fn touch_all(&mut self) {

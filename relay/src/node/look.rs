@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use tram_proto::envelope::Precedence;
 
 use crate::node::Node;
-use crate::routing::Hop;
 use crate::snapshot::{LinkView, NodeView, QueueView, Snapshot};
 
 impl Node {
@@ -22,7 +21,10 @@ impl Node {
             inboxes: self.inboxes.names().map(|i| (i.clone(), self.inboxes.count(i))).collect(),
             messages: self.custody.len(),
             receipts: self.transit.len(),
-            spool_room_bytes: self.room_bytes,
+            spool_room_bytes: self.room.free_bytes,
+            spool_total_bytes: self.room.total_bytes,
+            held: self.links.held().map(|node| self.node_text(node)).collect(),
+            paused: self.paused.iter().cloned().collect(),
             clock_trusted: self.clock.trusted(),
         }
     }
@@ -57,11 +59,11 @@ impl Node {
         };
         for (hop, precedence, rows) in self.queues.iter() {
             for live in rows.iter().filter_map(|row| self.custody.get(*row)) {
-                add(self.hop_name(hop), precedence, live.layout.bytes(), live.message.received_ms);
+                add(self.hop_text(hop), precedence, live.layout.bytes(), live.message.received_ms);
             }
         }
         for link in self.links.iter() {
-            let name = self.links.served_by(link.id).map_or_else(|| link.peer.name.to_string(), |h| self.hop_name(h));
+            let name = self.links.served_by(link.id).map_or_else(|| link.peer.name.to_string(), |h| self.hop_text(h));
             for held in link.offered.values() {
                 if let crate::links::Held::Message { row, precedence, .. } = held
                     && let Some(live) = self.custody.get(*row)
@@ -76,17 +78,6 @@ impl Node {
             }
         }
         views.into_values().collect()
-    }
-
-    fn hop_name(&self, hop: Hop) -> String {
-        match hop {
-            Hop::Up => "uplink".to_owned(),
-            Hop::Hold => "nowhere yet".to_owned(),
-            Hop::Here => "here".to_owned(),
-            Hop::Child(node) => {
-                self.routing.record(node).map_or_else(|| node.to_string(), |k| k.record.name.to_string())
-            }
-        }
     }
 
     fn node_views(&self) -> Vec<NodeView> {

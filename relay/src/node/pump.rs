@@ -18,6 +18,9 @@ use crate::output::{CloseReason, Event, Op, Output};
 use crate::ranges::Ranges;
 use crate::routing::Hop;
 
+/// Why a link ends whose peer speaks of an offer that it never got on this link.
+const NEVER_OFFERED: &str = "an answer to an offer that was never made on this link";
+
 impl Node {
     pub(super) fn pump_dirty(&mut self) {
         while let Some(link) = self.dirty.pop_first() {
@@ -28,8 +31,9 @@ impl Node {
     fn pump(&mut self, link: LinkId) {
         if let Some(hop) = self.links.served_by(link) {
             self.pump_receipts(link, hop);
-            for precedence in Precedence::ALL {
-                while self.pump_offer(link, hop, precedence) {}
+            let classes = if self.is_paused(hop) { &[][..] } else { &Precedence::ALL[..] };
+            for precedence in classes {
+                while self.pump_offer(link, hop, *precedence) {}
             }
         }
         while self.pump_run(link) {}
@@ -49,6 +53,8 @@ impl Node {
         let indices = self.waiting_for(row, hop);
         let Some(live) = self.custody.get(row).filter(|_| !indices.is_empty()) else {
             self.queues.remove(hop, precedence, row);
+            // It may wait for another hop by now.
+            self.place(row);
             return true;
         };
         if live.message.visit.hops as usize >= wire_limits::HOPS - 1 {
@@ -67,6 +73,7 @@ impl Node {
         let held = Held::Message { row, visit, ordinals, precedence, inline_bytes, wanted: Ranges::default() };
         let number = link.give(held);
         if let Some(live) = self.custody.get_mut(row) {
+            live.left.extend(recipients.iter().map(|r| r.ordinal));
             for index in &indices {
                 if let Some(slot) = live.offered.get_mut(*index) {
                     *slot = Some((id, number));
@@ -79,12 +86,30 @@ impl Node {
         true
     }
 
+    /// Where a recipient's copy goes next. What the uplink brought does not go straight back up unless this node knows why:
+    /// one whose spool was lost would throw its children's mail to and fro.
+    pub(super) fn next_hop(&self, live: &Live, r: &RecipientRow) -> Hop {
+        let hop = self.routing.next(r.recipient.node);
+        let back = hop == Hop::Up && live.message.from.is_some() && self.links.active_peer() == live.message.from;
+        let known = r.recipient.node.is_some_and(|node| self.routing.record(node).is_some());
+        if back && !known { Hop::Hold } else { hop }
+    }
+
+    /// Whether a recipient's copy may be offered now.
+    pub(super) fn waits(&self, live: &Live, r: &RecipientRow, offered: bool) -> bool {
+        let ordinal = r.recipient.ordinal;
+        r.phase == Phase::Forward
+            && !offered
+            && !live.parked.contains(&ordinal)
+            && !self.tombstones.covers(live.message.id, live.origin, ordinal)
+    }
+
     fn waiting_for(&self, row: Row, hop: Hop) -> Vec<usize> {
         let Some(live) = self.custody.get(row).filter(|l| l.durable) else { return Vec::new() };
         let recipients = live.message.recipients.iter().zip(&live.offered).enumerate();
         recipients
-            .filter(|(_, (r, offered))| r.phase == Phase::Forward && offered.is_none())
-            .filter(|(_, (r, _))| self.routing.next(r.recipient.node) == hop)
+            .filter(|(_, (r, offered))| self.waits(live, r, offered.is_some()))
+            .filter(|(_, (r, _))| self.next_hop(live, r) == hop)
             .map(|(index, _)| index)
             .take(wire_limits::RECIPIENTS)
             .collect()
@@ -136,6 +161,9 @@ impl Node {
 
     pub(super) fn wanted(&mut self, id: LinkId, number: u64, units: &[Range]) {
         let Some(link) = self.links.get_mut(id) else { return };
+        if !link.was_offered(number) {
+            return self.close(id, CloseReason::Protocol(NEVER_OFFERED));
+        }
         let Some(Held::Message { row, wanted, precedence, .. }) = link.offered.get_mut(&number) else {
             return;
         };
@@ -172,6 +200,9 @@ impl Node {
     /// The next hop has these durably: custody passes on, the origin remembers.
     pub(super) fn acknowledged(&mut self, id: LinkId, ranges: &[Range]) {
         let Some(link) = self.links.get_mut(id) else { return };
+        if !ranges.iter().all(|r| r.count > 0 && link.was_offered(r.end() - 1)) {
+            return self.close(id, CloseReason::Protocol(NEVER_OFFERED));
+        }
         let known: Vec<u64> =
             ranges.iter().flat_map(|r| link.offered.range(r.first..r.end()).map(|(n, _)| *n)).collect();
         for number in known {
@@ -213,33 +244,51 @@ impl Node {
             }
             self.custody.handed(row, peer, at_ms);
         } else {
-            let keep: Vec<bool> = live.message.recipients.iter().map(|r| !gone(r)).collect();
-            let mut kept = keep.iter();
-            live.message.recipients.retain(|_| kept.next() != Some(&false));
-            let mut kept = keep.iter();
-            live.offered.retain(|_| kept.next() != Some(&false));
+            live.forget(gone);
             let came = Visit { hops: visit.hops - 1, ..visit };
             for ordinal in ordinals {
                 self.custody.release(id, *ordinal, came, hop, at_ms);
             }
         }
+        self.charge(row);
+        self.room_freed();
         self.update(row);
         self.settle_if_done(row);
     }
 
-    pub(super) fn replied(&mut self, id: LinkId, number: u64, verdict: Verdict, reason: Reason) {
-        if verdict == Verdict::Pending {
-            return;
+    pub(super) fn replied(&mut self, id: LinkId, number: u64, verdict: Verdict, reason: Reason, ordinals: &[u32]) {
+        let Some(link) = self.links.get(id) else { return };
+        if !link.was_offered(number) {
+            return self.close(id, CloseReason::Protocol(NEVER_OFFERED));
         }
-        let Some(by) = self.links.get(id).map(|l| l.peer.name.clone()) else { return };
+        if verdict == Verdict::Pending {
+            // Without names it is the whole offer, which its receiver asks for again.
+            return self.put_off_by(id, number, ordinals);
+        }
+        let by = link.peer.name.clone();
         let held = self.links.get_mut(id).and_then(|l| l.take_back(number));
         if let Some(Held::Message { row, ordinals, precedence, .. }) = held {
             self.no_longer_offered(row, id, number, &ordinals);
-            self.queues.push(Hop::Hold, precedence, row);
             if let Some(message) = self.custody.get(row).map(|l| l.message.id) {
                 self.outputs.push_back(Output::Event(Event::OfferRefused { message, by, reason }));
             }
+            let junk = reason == Reason::NotTrusted && self.custody.get(row).is_some_and(|l| !l.is_own());
+            if junk {
+                // What nobody will believe is in no one's custody; the origin offers the true one again.
+                return self.let_go(row, &ordinals);
+            }
+            self.queues.push(Hop::Hold, precedence, row);
         }
+    }
+
+    /// Drops recipients of a copy that is only passing through.
+    pub(super) fn let_go(&mut self, row: Row, ordinals: &[Ordinal]) {
+        let Some(live) = self.custody.get_mut(row) else { return };
+        live.forget(|r| r.phase == Phase::Forward && ordinals.contains(&r.recipient.ordinal));
+        self.charge(row);
+        self.room_freed();
+        self.update(row);
+        self.settle_if_done(row);
     }
 }
 

@@ -46,7 +46,8 @@ impl Node {
         let addressed = live.address(receipt.ordinal) == Some(&receipt.address);
         let known = live.message.recipients.iter_mut().find(|r| r.recipient.ordinal == receipt.ordinal);
         let Some(recipient) = known.filter(|_| addressed) else { return };
-        if !receipt.state.overrides(recipient.state) {
+        let newer = receipt.state == State::Status && receipt.at_ms > recipient.at_ms;
+        if !receipt.state.overrides(recipient.state) && !(recipient.state == State::Status && newer) {
             return;
         }
         recipient.state = receipt.state;
@@ -60,6 +61,7 @@ impl Node {
             recipient.phase = Phase::Handed;
         }
         let until_ms = live.deadline_ms.saturating_add(limits::REMEMBER_MS);
+        self.charge(row);
         self.keep(receipt, signed, until_ms);
         self.update(row);
         self.settle_if_done(row);
@@ -67,10 +69,13 @@ impl Node {
 
     /// A receipt for a message that is settled: kept if it says more than what was known.
     fn came_late(&mut self, receipt: &Receipt, signed: Signed) {
-        let Some(settled) = self.custody.settled(receipt.message) else { return };
+        let Some(settled) = self.custody.settled_mut(receipt.message) else { return };
         let until_ms = settled.until_ms;
-        let known = settled.recipients.iter().find(|(ordinal, ..)| *ordinal == receipt.ordinal);
-        if known.is_some_and(|(_, state, _)| receipt.state.overrides(*state)) {
+        let known = settled.recipients.iter_mut().find(|(ordinal, ..)| *ordinal == receipt.ordinal);
+        let Some((_, state, at_ms)) = known else { return };
+        let newer = receipt.state == State::Status && *state == State::Status && receipt.at_ms > *at_ms;
+        if receipt.state.overrides(*state) || newer {
+            (*state, *at_ms) = (receipt.state, receipt.at_ms);
             self.keep(receipt, signed, until_ms);
         }
     }

@@ -1,6 +1,6 @@
 //! Node records: this node's own, those of its tree, and the mail that moves with them.
 
-use tram_proto::frame::Recipient;
+use tram_proto::frame::{Recipient, Visit};
 use tram_proto::id::NodeId;
 use tram_proto::name::NodeName;
 use tram_proto::receipt::NodeRecord;
@@ -8,8 +8,9 @@ use tram_proto::row::{NodeRow, Phase};
 use tram_proto::statement::{Kind, Signed};
 
 use crate::input::{LinkId, Row, Side};
+use crate::limits;
 use crate::node::Node;
-use crate::output::{Op, Output, Statement};
+use crate::output::{Event, Op, Output, Statement};
 use crate::routing::{Existence, Hop, Learned};
 
 impl Node {
@@ -37,6 +38,7 @@ impl Node {
             active,
             at_ms: self.now.wall_ms,
             title: self.config.title.clone(),
+            retired: self.retired_here.clone(),
         };
         self.op(Op::PutNode(self.row));
         let statement = Statement::ToSign(Kind::Record, record.encode());
@@ -52,6 +54,13 @@ impl Node {
             .filter(|l| l.is_up() && (l.side == Side::Down || self.links.active() == Some(l.id)))
             .map(|l| l.id)
             .collect();
+        if std::mem::take(&mut self.flood_own)
+            && let Some(record) = self.own_record.clone()
+        {
+            return hearers.into_iter().for_each(|link| {
+                self.outputs.push_back(Output::SendRecord { link, record: record.clone(), flood: true });
+            });
+        }
         hearers.into_iter().for_each(|link| self.send_own_record(link));
     }
 
@@ -64,6 +73,9 @@ impl Node {
     /// Another uplink carries what goes up, or none: say so, and tell it of the nodes below.
     pub(super) fn uplink_changed(&mut self) {
         let active = self.links.active();
+        if active.is_some() && self.queues.holds(Hop::Hold) {
+            self.reroute();
+        }
         if let Some(link) = active {
             let below: Vec<Signed> = self.routing.below().map(|k| k.signed.clone()).collect();
             for record in below {
@@ -93,6 +105,7 @@ impl Node {
             return;
         }
         let begins = flood || (node == from && self.to_flood.remove(&node));
+        let lost = self.learn_retired(&record);
         match self.routing.learn(record, signed.clone()) {
             Learned::Stale(newer) => {
                 self.outputs.push_back(Output::SendRecord { link, record: newer, flood: false });
@@ -108,7 +121,8 @@ impl Node {
                 self.reroute();
             }
         }
-        if begins && self.lives.insert(node, incarnation) != Some(incarnation) {
+        let new_life = begins && self.lives.insert(node, incarnation) != Some(incarnation);
+        if new_life || lost {
             self.flood(link, &signed);
         }
     }
@@ -119,16 +133,36 @@ impl Node {
         for link in others {
             self.outputs.push_back(Output::SendRecord { link, record: record.clone(), flood: true });
         }
+        self.offer_all_own_again();
+    }
+
+    /// Notes spools that another node declares lost; true when that is news. Whoever says so need not be asked for its
+    /// right to: a lie costs an envelope for each message under way.
+    fn learn_retired(&mut self, record: &NodeRecord) -> bool {
+        let mut news = false;
+        for life in &record.retired {
+            if self.retired.len() < limits::RECORDS && self.retired.insert(*life) {
+                news = true;
+                let event = Event::Retired { node: life.0, by: record.name.clone() };
+                self.outputs.push_back(Output::Event(event));
+            }
+        }
+        news
+    }
+
+    pub(super) fn offer_all_own_again(&mut self) -> usize {
         let rows: Vec<Row> = self.custody.rows().filter(|(_, l)| l.is_own()).map(|(row, _)| row).collect();
-        rows.into_iter().for_each(|row| self.offer_own_again(row));
+        rows.into_iter().filter(|row| self.offer_own_again(*row)).count()
     }
 
     /// Sends a message of our own once more, to those of whom nothing was heard since a next hop took custody.
-    pub(super) fn offer_own_again(&mut self, row: Row) {
-        let Some(live) = self.custody.get_mut(row).filter(|l| l.is_own()) else { return };
+    pub(super) fn offer_own_again(&mut self, row: Row) -> bool {
+        let Some(live) = self.custody.get_mut(row).filter(|l| l.is_own()) else { return false };
+        let (id, origin) = (live.message.id, live.origin);
         let mut any = false;
         for recipient in &mut live.message.recipients {
-            if recipient.phase == Phase::Handed && !recipient.state.is_terminal() {
+            let back = self.tombstones.covers(id, origin, recipient.recipient.ordinal);
+            if recipient.phase == Phase::Handed && !recipient.state.is_terminal() && !back {
                 recipient.phase = Phase::Forward;
                 any = true;
             }
@@ -138,6 +172,7 @@ impl Node {
             self.update(row);
             self.place(row);
         }
+        any
     }
 
     pub(super) fn names(&mut self, names: Vec<(NodeName, NodeId)>) {
@@ -152,7 +187,9 @@ impl Node {
             self.transit.queue(row, hop);
             self.touch(hop);
         }
-        self.queues.drain();
+        for row in self.queues.drain() {
+            self.start_over(row);
+        }
         let rows: Vec<Row> = self.custody.rows().map(|(row, _)| row).collect();
         for row in rows {
             if self.resolve(row) {
@@ -161,6 +198,16 @@ impl Node {
             }
             self.place(row);
             self.settle_if_done(row);
+        }
+    }
+
+    /// What passed too many hops by older routes begins its way anew, as a further attempt.
+    fn start_over(&mut self, row: Row) {
+        let Some(live) = self.custody.get_mut(row) else { return };
+        if live.message.visit.hops as usize >= tram_proto::limits::HOPS - 1 {
+            live.message.visit = Visit { attempt: live.message.visit.attempt + 1, hops: 0 };
+            live.message.stamps.clear();
+            self.update(row);
         }
     }
 

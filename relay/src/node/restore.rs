@@ -1,6 +1,7 @@
 //! From the spool to a node that acts.
 
 use tram_proto::name::Inbox;
+use tram_proto::receipt::State;
 use tram_proto::row::{NodeRow, Phase};
 
 use crate::custody::{Live, Settled};
@@ -15,15 +16,31 @@ impl Node {
         match input {
             Input::RestoredMessage { row, message, body, held } => {
                 self.seen_row(row);
-                if let Some(live) = Live::new(message, &body, &held, true) {
+                if let Some(target) = message.recalls {
+                    self.tombstones.put(target, body.origin, message.recipients.iter().map(|r| r.recipient.ordinal));
+                }
+                if let Some(mut live) = Live::new(message, &body, &held, true) {
+                    // What was offered before this start is not known.
+                    live.left = live.message.recipients.iter().map(|r| r.recipient.ordinal).collect();
                     self.custody.insert(row, live);
                 }
             }
-            Input::RestoredSettled { row, message, deadline_ms } => {
+            Input::RestoredSettled { row, message, origin, deadline_ms } => {
                 self.seen_row(row);
-                let recipients = message.recipients.iter().map(|r| (r.recipient.ordinal, r.state, r.at_ms)).collect();
+                let recipients: Vec<_> =
+                    message.recipients.iter().map(|r| (r.recipient.ordinal, r.state, r.at_ms)).collect();
                 let until_ms = deadline_ms.saturating_add(limits::REMEMBER_MS);
-                self.custody.settle(message.id, Settled { until_ms, recipients });
+                if let Some(target) = message.recalls {
+                    let done = recipients.iter().filter(|(_, state, _)| *state == State::Delivered);
+                    let done: Vec<_> = done.map(|(ordinal, ..)| *ordinal).collect();
+                    self.tombstones.put(target, origin, message.recipients.iter().map(|r| r.recipient.ordinal));
+                    if message.from.is_some() && !done.is_empty() {
+                        self.custody.settle_recalled(target, until_ms, &done, message.received_ms);
+                    }
+                }
+                if !recipients.is_empty() {
+                    self.custody.settle(message.id, Settled { until_ms, recipients });
+                }
             }
             Input::RestoredReceipt { row, receipt } => {
                 self.seen_row(row);
@@ -31,7 +48,9 @@ impl Node {
                 self.transit.queue(row, Hop::Hold);
             }
             Input::RestoredRecord { record, signed } => {
+                self.retired.extend(&record.retired);
                 if record.node == self.config.node {
+                    self.retired_here = record.retired;
                     self.own_record = Some(signed);
                 } else {
                     self.routing.learn(record, signed);
@@ -43,6 +62,9 @@ impl Node {
             }
             Input::RestoredSequence { sender, sequence } => {
                 self.sequences.insert(sender, sequence);
+            }
+            Input::RestoredPause(hop) => {
+                self.paused.insert(hop);
             }
             _ => {}
         }

@@ -3,13 +3,14 @@
 use bytes::Bytes;
 use tram_proto::envelope::{Body, MessageKind, Network};
 use tram_proto::frame::{Recipient, Visit};
-use tram_proto::id::{Digest, MessageId};
+use tram_proto::id::{Digest, MessageId, NodeId};
 use tram_proto::limits as wire_limits;
+use tram_proto::name::NodeName;
 use tram_proto::receipt::{Ordinal, Reason, State};
 use tram_proto::row::{KeyRow, MessageRow, Phase, RecipientRow};
 use tram_proto::statement::Kind;
 
-use crate::custody::Live;
+use crate::custody::{Live, ROW_BYTES};
 use crate::input::{Held, Submission, Ticket};
 use crate::limits;
 use crate::node::{After, Node};
@@ -47,9 +48,19 @@ impl Node {
         if self.custody.is_full() || self.keys.len() >= limits::KEYS {
             return Err(SubmitRefused::TooMany(limits::MESSAGES));
         }
-        let needed = s.inline.as_ref().map_or(0, |i| i.len() as u64) + 4096;
-        if self.room_bytes < needed {
-            return Err(SubmitRefused::SpoolFull { room_bytes: self.room_bytes, needed_bytes: needed });
+        let bytes = s.inline.as_ref().map_or(0, |i| i.len() as u64) + ROW_BYTES;
+        self.admits(s.precedence, bytes)?;
+        let size = s.payload_bytes.saturating_add(ROW_BYTES);
+        if let Some(quota_bytes) = s.quota_bytes {
+            let bytes = self.custody.of_user(s.user).saturating_add(size);
+            if bytes > quota_bytes {
+                return Err(SubmitRefused::Quota { bytes, quota_bytes });
+            }
+        }
+        // One office that is off does not keep a circular from the others.
+        let hops = s.to.iter().map(|to| self.routing.next(self.known(&to.node)));
+        if let Some(full) = hops.map(|hop| self.hop_takes(hop, size)).reduce(Result::or) {
+            full?;
         }
         self.take_submission(ticket, s, sender, content, key)
     }
@@ -72,20 +83,52 @@ impl Node {
         content: Digest,
         key: (u32, String, String),
     ) -> Result<(), SubmitRefused> {
-        let sequence = self.sequences.get(&sender).copied().unwrap_or(0) + 1;
         let (inline, user) = (s.inline.clone(), s.user);
-        let body = self.body(s, sequence);
+        let counted: Vec<(String, u64)> = std::iter::once(sender.clone())
+            .chain(s.to.iter().map(|to| format!("{sender}>{to}")))
+            .map(|name| (self.sequences.get(&name).copied().unwrap_or(0) + 1, name))
+            .map(|(next, name)| (name, next))
+            .collect();
+        if self.sequences.len() + counted.len() > limits::SEQUENCES {
+            return Err(SubmitRefused::TooMany(limits::SEQUENCES));
+        }
+        let pair_sequences = counted.iter().skip(1).map(|(_, next)| *next).collect();
+        let body = self.body(s, counted.first().map_or(1, |(_, next)| *next), pair_sequences);
+        let until_ms = body.deadline_ms().saturating_add(limits::REMEMBER_MS);
+        let id = self.put_own(body, None, Some(user), inline)?;
+        for (sender, sequence) in counted {
+            self.sequences.insert(sender.clone(), sequence);
+            self.op(Op::PutSequence { sender, sequence });
+        }
+        if !key.2.is_empty() {
+            let value = KeyRow { message: id, content, until_ms };
+            self.op(Op::PutKey { user: key.0, sender: key.1.clone(), key: key.2.clone(), row: value });
+            self.keys.insert(key, value);
+        }
+        self.then(After::Submitted(ticket, id));
+        Ok(())
+    }
+
+    /// Takes custody of a message of this node's own, for all its addresses or some.
+    pub(super) fn put_own(
+        &mut self,
+        body: Body,
+        only: Option<&[Ordinal]>,
+        user: Option<u32>,
+        inline: Option<Bytes>,
+    ) -> Result<MessageId, SubmitRefused> {
+        if self.custody.is_full() {
+            return Err(SubmitRefused::TooMany(limits::MESSAGES));
+        }
         let bytes = body.encode().map_err(SubmitRefused::Invalid)?;
         let id = Body::id(&bytes);
         let row = self.row();
         let recipients = body.to.iter().enumerate().map(|(index, address)| {
-            let node = match self.routing.resolve(&address.node) {
-                Existence::Known(node) => Some(node),
-                Existence::Never | Existence::Unknown => None,
-            };
             let ordinal = Ordinal::body(u32::try_from(index).unwrap_or(u32::MAX));
+            let node = self.known(&address.node);
             new_recipient(Recipient { ordinal, node }, State::Submitted, body.created_ms)
         });
+        let recipients = recipients.filter(|r| only.is_none_or(|only| only.contains(&r.recipient.ordinal)));
         let message = MessageRow {
             id,
             visit: Visit::default(),
@@ -96,7 +139,8 @@ impl Node {
             complete: true,
             handed_ms: 0,
             handed_to: None,
-            user: Some(user),
+            user,
+            recalls: body.recalls,
         };
         let Some(live) = Live::new(message, &body, &Held::default(), false) else {
             return Err(SubmitRefused::TooMany(limits::MESSAGES));
@@ -104,20 +148,18 @@ impl Node {
         self.custody.insert(row, live);
         self.judge(row);
         self.put_message(row, Statement::ToSign(Kind::Envelope, bytes), inline);
-        self.sequences.insert(sender.clone(), sequence);
-        self.op(Op::PutSequence { sender, sequence });
-        if !key.2.is_empty() {
-            let until_ms = body.deadline_ms().saturating_add(limits::REMEMBER_MS);
-            let value = KeyRow { message: id, content, until_ms };
-            self.op(Op::PutKey { user: key.0, sender: key.1.clone(), key: key.2.clone(), row: value });
-            self.keys.insert(key, value);
-        }
-        self.then(After::Submitted(ticket, id));
         self.then(After::Stored(row));
-        Ok(())
+        Ok(id)
     }
 
-    fn body(&self, s: Submission, sequence: u64) -> Body {
+    fn known(&self, name: &NodeName) -> Option<NodeId> {
+        match self.routing.resolve(name) {
+            Existence::Known(node) => Some(node),
+            Existence::Never | Existence::Unknown => None,
+        }
+    }
+
+    fn body(&self, s: Submission, sequence: u64, pair_sequences: Vec<u64>) -> Body {
         Body {
             nonce: s.nonce,
             origin: self.config.node,
@@ -144,11 +186,14 @@ impl Node {
             sealed: false,
             payload_bytes: s.payload_bytes,
             payload_root: s.payload_root,
+            recalls: None,
+            pair_sequences,
         }
     }
 
     /// Writes a new row with its envelope.
     pub(super) fn put_message(&mut self, row: crate::input::Row, envelope: Statement, inline: Option<Bytes>) {
+        self.charge(row);
         if let Some(live) = self.custody.get(row) {
             let (message, payload) = (live.message.clone(), live.payload());
             self.op(Op::PutMessage { row, message, envelope, inline, payload });

@@ -181,6 +181,7 @@ impl Station {
             handed_ms: 0,
             handed_to: None,
             user: None,
+            recalls: None,
         };
         let payload = inline.is_none().then_some((body.payload_root, body.payload_bytes));
         let envelope = Statement::Signed(signed);
@@ -251,6 +252,8 @@ pub(crate) fn body_of(from: &NodeKeys, precedence: Precedence, payload_root: Dig
         sealed: false,
         payload_bytes,
         payload_root,
+        recalls: None,
+        pair_sequences: vec![],
     }
 }
 

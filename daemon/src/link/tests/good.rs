@@ -163,6 +163,7 @@ pub(crate) fn record(node: NodeId, who: &str) -> NodeRecord {
         active: None,
         at_ms: Clock::default().wall_ms(),
         title: String::new(),
+        retired: vec![],
     }
 }
 

@@ -179,6 +179,7 @@ impl Engine {
             handed_ms: 0,
             handed_to: None,
             user: Some(asked.user),
+            recalls: None,
         };
         let payload = asked.inline.is_none().then_some((asked.payload_root, asked.payload_bytes));
         let envelope = Statement::Signed(signed(statement));
@@ -261,6 +262,9 @@ impl Engine {
             messages: 0,
             receipts: 0,
             spool_room_bytes: 1 << 30,
+            spool_total_bytes: 2 << 30,
+            held: Vec::new(),
+            paused: Vec::new(),
             clock_trusted: true,
         }
     }
@@ -293,6 +297,8 @@ fn body(asked: &Submission) -> Body {
         sealed: false,
         payload_bytes: asked.payload_bytes,
         payload_root: asked.payload_root,
+        recalls: None,
+        pair_sequences: Vec::new(),
     }
 }
 

@@ -79,7 +79,7 @@ fn op() -> impl Strategy<Value = Op> {
         }),
         1 => (1u64..4).prop_map(|n| Op::PutNeighbor {
             node: NodeId([n as u8; 16]),
-            neighbor: NeighborRow { incarnation: Incarnation([5; 16]), counter: n },
+            neighbor: NeighborRow { incarnation: Incarnation([5; 16]), counter: n, held: false },
         }),
         1 => (0u64..3, 1u64..9).prop_map(|(s, sequence)| Op::PutSequence { sender: format!("s{s}"), sequence }),
         2 => (0u32..2, 0u64..3, until()).prop_map(|(user, k, until_ms)| Op::PutKey {
