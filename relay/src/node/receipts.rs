@@ -46,8 +46,8 @@ impl Node {
         let addressed = live.address(receipt.ordinal) == Some(&receipt.address);
         let known = live.message.recipients.iter_mut().find(|r| r.recipient.ordinal == receipt.ordinal);
         let Some(recipient) = known.filter(|_| addressed) else { return };
-        let newer = receipt.state == State::Status && receipt.at_ms > recipient.at_ms;
-        if !receipt.state.overrides(recipient.state) && !(recipient.state == State::Status && newer) {
+        let both_status = receipt.state == State::Status && recipient.state == State::Status;
+        if !receipt.state.overrides(recipient.state) && (!both_status || receipt.at_ms <= recipient.at_ms) {
             return;
         }
         recipient.state = receipt.state;
