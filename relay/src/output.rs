@@ -325,7 +325,8 @@ impl CloseReason {
             Self::TwoBoots(_) => 4,
             Self::RolledBack { .. } => 5,
             Self::Protocol(_) => 6,
-            Self::Held(_) => 7,
+            // 7 to 11 are the link's own.
+            Self::Held(_) => 12,
         }
     }
 }
