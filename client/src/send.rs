@@ -15,6 +15,8 @@ use crate::{Client, message_id};
 
 /// Parts that may wait for the socket.
 const PARTS: usize = 4;
+/// Room for a small document; a larger one gets that of a whole part, which the system has to map first.
+const SMALL_BYTES: usize = 16 * 1024;
 
 /// A message to be sent; the payload comes beside it. Limits are those of [`tram_proto::limits`].
 #[derive(Debug, Clone, Default)]
@@ -116,8 +118,15 @@ impl Client {
 
 /// Up to one part; empty at the end.
 async fn read_part(payload: &mut (impl AsyncRead + Unpin)) -> std::io::Result<Bytes> {
-    let mut part = BytesMut::with_capacity(limits::LOCAL_PART_BYTES);
+    let mut part = BytesMut::with_capacity(SMALL_BYTES);
     let mut limited = payload.take(limits::LOCAL_PART_BYTES as u64);
-    while limited.limit() > 0 && limited.read_buf(&mut part).await? > 0 {}
+    while limited.limit() > 0 {
+        if part.len() == part.capacity() {
+            part.reserve(limits::LOCAL_PART_BYTES - part.len());
+        }
+        if limited.read_buf(&mut part).await? == 0 {
+            break;
+        }
+    }
     Ok(part.freeze())
 }
