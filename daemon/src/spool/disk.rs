@@ -4,16 +4,13 @@
 //! refuse, because after it nobody knows what the disk holds. `research/storage.md` §3, §5.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{DirBuilder, File, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 
 use bytes::Bytes;
 use redb::{Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable};
-use rustix::fs::FlockOperation;
 use tram_proto::id::{CertHash, Digest, MessageId};
 use tram_proto::limits::PAGE_HASHES;
 use tram_proto::manifest::Layout;
@@ -23,13 +20,21 @@ use tram_proto::statement::Signed;
 use tram_relay::input::{Held, Input, Row};
 use tram_relay::output::Op;
 
+use super::files::{Backend, DirFiles, Files, Lock, Open};
 use super::index::{Arrival, arrive};
-use super::packs::{Location, Packs, Syncer, scan, sync_dir};
+use super::packs::{Location, Packs, Syncer, scan};
 use super::sweep::Leases;
-use super::tables::{ENVELOPES, FORMAT, Fault, IDS, INLINE, KEPT, MESSAGES, PAYLOADS, RECEIPTS, SETTLED, Tables, get};
+use super::tables::{
+    ENVELOPES, FORMAT, Fault, IDS, INLINE, KEPT, MESSAGES, META, PACKS, PAYLOADS, RECEIPTS, SETTLED, Tables, get,
+};
 use super::units::Stores;
 use super::upload::DiskUpload;
 use super::{GRACE_MS, Restored, Spool, SpoolError, StoredMessage, Upload};
+
+/// Rows and indexes.
+const INDEX: &str = "spool.redb";
+/// The same, as long as a power cut could leave it half made.
+const NEW_INDEX: &str = "spool.redb.new";
 
 /// How a [`DiskSpool`] uses its disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +49,8 @@ pub struct DiskOptions {
     pub pack_bytes: u64,
     /// How long a payload without a reference is kept, in milliseconds.
     pub grace_ms: u64,
+    /// No thread syncs packs, those who wait do: a simulation then sees the same operations in the same order.
+    pub inline_sync: bool,
 }
 
 impl Default for DiskOptions {
@@ -54,6 +61,7 @@ impl Default for DiskOptions {
             cache_bytes: 4 << 20,
             pack_bytes: 512 << 20,
             grace_ms: GRACE_MS,
+            inline_sync: false,
         }
     }
 }
@@ -62,6 +70,7 @@ impl Default for DiskOptions {
 pub(super) struct Inner {
     pub(super) path: PathBuf,
     pub(super) options: DiskOptions,
+    on: Arc<dyn Files>,
     db: Database,
     pub(super) packs: Arc<Packs>,
     _syncer: Syncer,
@@ -71,8 +80,8 @@ pub(super) struct Inner {
     pub(super) known_chains: Mutex<BTreeSet<CertHash>>,
     message_bytes: AtomicU64,
     stopped: OnceLock<String>,
-    // Closed last: until then the directory is ours.
-    _owner: File,
+    // Dropped last: until then the directory is ours.
+    _owner: Lock,
 }
 
 impl Inner {
@@ -120,13 +129,10 @@ impl Inner {
     pub(super) fn room(&self) -> u64 {
         let (packed, ahead) = self.packs.bytes();
         let used = packed + self.message_bytes.load(Ordering::Relaxed);
-        let free = match rustix::fs::statvfs(&self.path) {
-            Ok(stat) => stat.f_bavail.saturating_mul(stat.f_frsize),
-            Err(error) => {
-                tracing::error!(path = %self.path.display(), %error, "cannot tell how full the filesystem is");
-                0
-            }
-        };
+        let free = self.on.free_bytes().unwrap_or_else(|error| {
+            tracing::error!(path = %self.path.display(), %error, "cannot tell how full the filesystem is");
+            0
+        });
         let free = free.saturating_add(ahead).saturating_sub(self.options.keep_free_bytes);
         free.min(self.options.max_bytes.saturating_sub(used))
     }
@@ -191,42 +197,35 @@ impl DiskSpool {
     /// # Errors
     /// [`SpoolError::Taken`], [`SpoolError::Newer`], [`SpoolError::Failed`].
     pub fn open(path: &Path, options: DiskOptions) -> Result<Self, SpoolError> {
-        open(path, options).map(|inner| Self { inner: Arc::new(inner) }).map_err(|f| failed(path, "open the store", f))
+        let files = DirFiles::new(path).map_err(|error| failed(path, "open the store", error.into()))?;
+        Self::open_on(Arc::new(files), options)
+    }
+
+    /// Opens the spool in these files, as [`Self::open`] does.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_on(files: Arc<dyn Files>, options: DiskOptions) -> Result<Self, SpoolError> {
+        let path = files.path().to_owned();
+        open(files, options)
+            .map(|inner| Self { inner: Arc::new(inner) })
+            .map_err(|f| failed(&path, "open the store", f))
     }
 }
 
-fn open(path: &Path, options: DiskOptions) -> Result<Inner, Fault> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-    std::fs::set_permissions(path, Permissions::from_mode(0o700))?;
-    let owner = File::options().create(true).truncate(false).write(true).open(path.join("lock"))?;
-    match rustix::fs::flock(&owner, FlockOperation::NonBlockingLockExclusive) {
-        Err(rustix::io::Errno::WOULDBLOCK) => return Err(SpoolError::Taken { path: path.to_owned() }.into()),
-        other => other.map_err(io::Error::from)?,
-    }
-    let dir = path.join("packs");
-    DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
-    let db = Database::builder().set_cache_size(options.cache_bytes).create(path.join("spool.redb"))?;
-    sync_dir(path)?;
-    let (known, message_bytes) = transaction(&db, |t| {
-        match get(&t.meta, "format")? {
-            None => {
-                t.meta.insert("format", FORMAT)?;
-                rebuild(t, &dir)?;
-            }
-            Some(FORMAT) => {}
-            Some(found) => return Err(SpoolError::Newer { path: path.to_owned(), found, known: FORMAT }.into()),
-        }
-        let mut known = BTreeMap::new();
-        for row in t.packs.iter()? {
-            let (pack, value) = row?;
-            known.insert(pack.value(), value.value().0);
-        }
-        Ok((known, get(&t.meta, "message_bytes")?.unwrap_or(0)))
-    })?;
-    let (packs, syncer) = Packs::open(&dir, options.pack_bytes, &known)?;
+fn open(on: Arc<dyn Files>, options: DiskOptions) -> Result<Inner, Fault> {
+    let path = on.path().to_owned();
+    let owner = on.lock()?.ok_or_else(|| SpoolError::Taken { path: path.clone() })?;
+    let there = on.list("")?.iter().any(|name| name == INDEX);
+    let db =
+        if there { open_index(on.as_ref(), INDEX, Open::Existing, options)? } else { create(on.as_ref(), options)? };
+    on.sync_dir("")?;
+    let (known, message_bytes) = known(&db, &path)?;
+    let (packs, syncer) = Packs::open(Arc::clone(&on), options.pack_bytes, options.inline_sync, &known)?;
     Ok(Inner {
-        path: path.to_owned(),
+        path,
         options,
+        on,
         db,
         packs,
         _syncer: syncer,
@@ -240,12 +239,44 @@ fn open(path: &Path, options: DiskOptions) -> Result<Inner, Fault> {
     })
 }
 
+fn open_index(on: &dyn Files, name: &str, how: Open, options: DiskOptions) -> Result<Database, Fault> {
+    let backend = Backend(on.open(name, how)?);
+    Ok(Database::builder().set_cache_size(options.cache_bytes).create_with_backend(backend)?)
+}
+
+/// A new index. It gets its name when its first transaction is durable: before, nothing can open it.
+fn create(on: &dyn Files, options: DiskOptions) -> Result<Database, Fault> {
+    let db = open_index(on, NEW_INDEX, Open::Empty, options)?;
+    transaction(&db, |t| {
+        t.meta.insert("format", FORMAT)?;
+        rebuild(t, on)
+    })?;
+    on.rename(NEW_INDEX, INDEX)?;
+    Ok(db)
+}
+
+/// Where the indexed part of each pack ends, and how many bytes messages take.
+fn known(db: &Database, path: &Path) -> Result<(BTreeMap<u32, u64>, u64), Fault> {
+    let txn = db.begin_read()?;
+    let meta = txn.open_table(META)?;
+    let found = get(&meta, "format")?.unwrap_or(0);
+    if found != FORMAT {
+        return Err(SpoolError::Newer { path: path.to_owned(), found, known: FORMAT }.into());
+    }
+    let mut known = BTreeMap::new();
+    for row in txn.open_table(PACKS)?.iter()? {
+        let (pack, value) = row?;
+        known.insert(pack.value(), value.value().0);
+    }
+    Ok((known, get(&meta, "message_bytes")?.unwrap_or(0)))
+}
+
 /// Makes the chunk index again from the packs. The chunks of each pack become a payload of their own that nothing refers
 /// to, so that the sweep takes those which no payload names before its grace ends.
-fn rebuild(t: &mut Tables<'_>, dir: &Path) -> Result<(), Fault> {
-    for pack in super::packs::numbers(dir)? {
+fn rebuild(t: &mut Tables<'_>, on: &dyn Files) -> Result<(), Fault> {
+    for pack in super::packs::numbers(on)? {
         let mut chunks: BTreeMap<Digest, Location> = BTreeMap::new();
-        scan(dir, pack, &mut |hash, at| {
+        scan(on, pack, &mut |hash, at| {
             chunks.insert(hash, at);
         })?;
         tracing::warn!(pack, chunks = chunks.len(), "a pack without an index: its chunks were found again");

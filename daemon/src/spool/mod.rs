@@ -24,6 +24,8 @@ use tram_relay::output::{Op, Statement};
 mod chain;
 mod commit;
 mod disk;
+mod faults;
+mod files;
 mod index;
 mod memory;
 mod packs;
@@ -37,6 +39,8 @@ mod upload;
 mod tests;
 
 pub use disk::{DiskOptions, DiskSpool};
+pub use faults::{Access, FaultFiles};
+pub use files::{DirFiles, Files, Lock, Open, OpenFile};
 pub use memory::MemorySpool;
 
 /// How long a payload without a reference is kept when nothing else is said: 1 h, in milliseconds.

@@ -5,16 +5,18 @@
 //! fails leaves the file as it was. One thread does all fsyncs: those who wait share one. `research/storage.md` §5.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, BufReader, Read};
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
-use rustix::fs::FallocateFlags;
 use tram_proto::id::Digest;
+use tram_proto::limits::CHUNK_BYTES;
+
+use super::files::{Files, Open, OpenFile};
+
+/// The directory of packs.
+const DIR: &str = "packs";
 
 const MAGIC: &[u8; 4] = b"TPK1";
 const CHECKED: usize = 4 + 4 + 32;
@@ -25,6 +27,8 @@ const ALLOCATE_BYTES: u64 = 32 << 20;
 /// Unsynced bytes after which a sync begins though nobody waits: the disk works while the next bytes come in.
 const UNSYNCED_BYTES: u64 = 32 << 20;
 const OPEN_FILES: usize = 64;
+/// Bytes read at once while a scan looks for the next record.
+const SCAN_BYTES: u64 = 1 << 20;
 
 /// Where a chunk's bytes are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +53,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Default)]
 struct Tail {
     /// The pack that is written; `None`: the next append begins one.
-    file: Option<Arc<File>>,
+    file: Option<Arc<dyn OpenFile>>,
     pack: u32,
     end: u64,
     allocated: u64,
@@ -64,19 +68,34 @@ struct Progress {
     appended: u64,
     wanted: u64,
     synced: u64,
-    dirty: BTreeMap<u32, Arc<File>>,
+    dirty: BTreeMap<u32, Arc<dyn OpenFile>>,
     failed: Option<String>,
     closing: bool,
 }
 
+impl Progress {
+    fn note(&mut self, goal: u64, result: io::Result<()>) {
+        match result {
+            Ok(()) => self.synced = goal,
+            Err(error) => self.failed = Some(format!("fsync of a pack: {error}")),
+        }
+    }
+}
+
+fn sync_all(files: &BTreeMap<u32, Arc<dyn OpenFile>>) -> io::Result<()> {
+    files.values().try_for_each(|file| file.sync())
+}
+
 /// The packs of one spool.
 pub(super) struct Packs {
-    dir: PathBuf,
+    on: Arc<dyn Files>,
     limit: u64,
+    /// Those who wait for a sync do it themselves: no thread, so the order of operations is theirs alone.
+    inline: bool,
     tail: Mutex<Tail>,
     progress: Mutex<Progress>,
     changed: Condvar,
-    files: Mutex<BTreeMap<u32, Arc<File>>>,
+    files: Mutex<BTreeMap<u32, Arc<dyn OpenFile>>>,
 }
 
 /// While it lives, no pack is unlinked that its owner may have written to.
@@ -108,50 +127,52 @@ impl Drop for Syncer {
     }
 }
 
-/// fsync of a directory, so that the names in it are durable.
-pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
-}
-
 impl Packs {
-    /// Opens the packs in `dir`. `known` says where the indexed part of each ends: what is behind it was never
-    /// acknowledged and is cut off, a pack that is not in it is removed.
-    pub(super) fn open(dir: &Path, limit: u64, known: &BTreeMap<u32, u64>) -> io::Result<(Arc<Self>, Syncer)> {
+    /// Opens the packs. `known` says where the indexed part of each ends: what is behind it was never acknowledged and is
+    /// cut off, a pack that is not in it is removed.
+    pub(super) fn open(
+        on: Arc<dyn Files>,
+        limit: u64,
+        inline: bool,
+        known: &BTreeMap<u32, u64>,
+    ) -> io::Result<(Arc<Self>, Syncer)> {
         let mut tail = Tail::default();
-        for number in numbers(dir)? {
-            let path = path_of(dir, number);
+        for number in numbers(on.as_ref())? {
             let Some(end) = known.get(&number).copied() else {
-                fs::remove_file(&path)?;
+                on.remove(&name_of(number))?;
                 continue;
             };
-            let file = File::options().write(true).open(&path)?;
-            let length = file.metadata()?.len();
+            let file = on.open(&name_of(number), Open::Existing)?;
+            let length = file.length()?;
             if length > end {
-                tracing::warn!(pack = %path.display(), cut_bytes = length - end, "cut what was never acknowledged");
+                tracing::warn!(pack = number, cut_bytes = length - end, "cut what was never acknowledged");
                 file.set_len(end)?;
-                file.sync_all()?;
+                file.sync()?;
             } else if length < end {
-                tracing::error!(pack = %path.display(), lost_bytes = end - length, "a pack is shorter than it was");
+                tracing::error!(pack = number, lost_bytes = end - length, "a pack is shorter than it was");
             }
             tail.lengths.insert(number, end.min(length));
         }
         tail.pack = known.keys().next_back().copied().unwrap_or(0);
         if let Some(length) = tail.lengths.get(&tail.pack).copied().filter(|l| *l < limit) {
-            tail.file = Some(Arc::new(File::options().read(true).write(true).open(path_of(dir, tail.pack))?));
+            tail.file = Some(on.open(&name_of(tail.pack), Open::Existing)?);
             (tail.end, tail.allocated) = (length, length);
         }
-        sync_dir(dir)?;
+        on.sync_dir(DIR)?;
         let packs = Arc::new(Self {
-            dir: dir.to_owned(),
+            on,
             limit,
+            inline,
             tail: Mutex::new(tail),
             progress: Mutex::default(),
             changed: Condvar::new(),
             files: Mutex::default(),
         });
         let syncing = Arc::clone(&packs);
-        let thread = std::thread::Builder::new().name("spool-sync".into()).spawn(move || syncing.run_syncs())?;
-        Ok((Arc::clone(&packs), Syncer { packs, thread: Some(thread) }))
+        let run = move || syncing.run_syncs();
+        let thread =
+            if inline { None } else { Some(std::thread::Builder::new().name("spool-sync".into()).spawn(run)?) };
+        Ok((Arc::clone(&packs), Syncer { packs, thread }))
     }
 
     /// Registers someone who will append.
@@ -175,14 +196,13 @@ impl Packs {
         if tail.end + record > tail.allocated {
             // Best effort: some filesystems cannot, and a full one is noticed by the write.
             let step = ALLOCATE_BYTES.max(record).min(self.limit.max(record));
-            if rustix::fs::fallocate(&file, FallocateFlags::KEEP_SIZE, tail.end, step).is_ok() {
+            if file.allocate(tail.end, step).is_ok() {
                 tail.allocated = tail.end + step;
             }
         }
         let start = tail.end;
-        let written = file
-            .write_all_at(&header(hash, length), start)
-            .and_then(|()| file.write_all_at(bytes, start + HEADER_BYTES));
+        let written =
+            file.write_at(&header(hash, length), start).and_then(|()| file.write_at(bytes, start + HEADER_BYTES));
         if let Err(error) = written {
             file.set_len(start)?;
             tail.allocated = start;
@@ -195,22 +215,21 @@ impl Packs {
         drop(tail);
         progress.appended += record;
         progress.dirty.insert(pack, file);
-        if progress.appended - progress.wanted.max(progress.synced) >= UNSYNCED_BYTES {
+        if !self.inline && progress.appended - progress.wanted.max(progress.synced) >= UNSYNCED_BYTES {
             progress.wanted = progress.appended;
             self.changed.notify_all();
         }
         Ok(Location { pack, offset: start + HEADER_BYTES, bytes: length })
     }
 
-    fn begin_pack(&self, tail: &mut Tail) -> io::Result<Arc<File>> {
+    fn begin_pack(&self, tail: &mut Tail) -> io::Result<Arc<dyn OpenFile>> {
         let number = tail.pack + 1;
-        let path = path_of(&self.dir, number);
         if let Some(full) = tail.file.take() {
             // Gives back what was allocated beyond its end.
             full.set_len(tail.end)?;
         }
-        let file = Arc::new(File::options().read(true).write(true).create(true).truncate(true).open(path)?);
-        sync_dir(&self.dir)?;
+        let file = self.on.open(&name_of(number), Open::Empty)?;
+        self.on.sync_dir(DIR)?;
         (tail.pack, tail.end, tail.allocated) = (number, 0, 0);
         tail.lengths.insert(number, 0);
         tail.file = Some(Arc::clone(&file));
@@ -222,6 +241,10 @@ impl Packs {
         let mut progress = lock(&self.progress);
         let goal = progress.appended;
         progress.wanted = progress.wanted.max(goal);
+        if self.inline && progress.synced < goal && progress.failed.is_none() {
+            let result = sync_all(&std::mem::take(&mut progress.dirty));
+            progress.note(goal, result);
+        }
         self.changed.notify_all();
         while progress.synced < goal {
             if let Some(cause) = &progress.failed {
@@ -245,12 +268,9 @@ impl Packs {
             let dirty = std::mem::take(&mut progress.dirty);
             let goal = progress.appended;
             drop(progress);
-            let result = dirty.values().try_for_each(|file| file.sync_data());
+            let result = sync_all(&dirty);
             progress = lock(&self.progress);
-            match result {
-                Ok(()) => progress.synced = goal,
-                Err(error) => progress.failed = Some(format!("fsync of a pack: {error}")),
-            }
+            progress.note(goal, result);
             self.changed.notify_all();
         }
     }
@@ -259,15 +279,15 @@ impl Packs {
     pub(super) fn read(&self, at: Location) -> io::Result<Bytes> {
         let file = self.file(at.pack)?;
         let mut bytes = vec![0; at.bytes as usize];
-        file.read_exact_at(&mut bytes, at.offset)?;
+        file.read_at(&mut bytes, at.offset)?;
         Ok(bytes.into())
     }
 
-    fn file(&self, pack: u32) -> io::Result<Arc<File>> {
+    fn file(&self, pack: u32) -> io::Result<Arc<dyn OpenFile>> {
         if let Some(file) = lock(&self.files).get(&pack) {
             return Ok(Arc::clone(file));
         }
-        let file = Arc::new(File::open(path_of(&self.dir, pack))?);
+        let file = self.on.open(&name_of(pack), Open::Existing)?;
         let mut files = lock(&self.files);
         if files.len() >= OPEN_FILES {
             files.pop_first();
@@ -293,8 +313,7 @@ impl Packs {
         let mut tail = lock(&self.tail);
         let there = tail.lengths.get(&tail.pack).is_some_and(|length| *length < self.limit);
         if tail.file.is_none() && there {
-            let path = path_of(&self.dir, tail.pack);
-            tail.file = Some(Arc::new(File::options().read(true).write(true).open(path)?));
+            tail.file = Some(self.on.open(&name_of(tail.pack), Open::Existing)?);
         }
         Ok(())
     }
@@ -305,7 +324,7 @@ impl Packs {
         // What was appended and never synced belongs to uploads that gave up; an open file would keep the room.
         lock(&self.progress).dirty.remove(&pack);
         lock(&self.tail).lengths.remove(&pack);
-        match fs::remove_file(path_of(&self.dir, pack)) {
+        match self.on.remove(&name_of(pack)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
@@ -328,48 +347,90 @@ fn header(hash: &Digest, length: u32) -> [u8; HEADER_BYTES as usize] {
     out
 }
 
-fn path_of(dir: &Path, pack: u32) -> PathBuf {
-    dir.join(format!("{pack:08}.pack"))
+fn name_of(pack: u32) -> String {
+    format!("{DIR}/{pack:08}.pack")
 }
 
-/// The packs in a directory, in order.
-pub(super) fn numbers(dir: &Path) -> io::Result<Vec<u32>> {
-    let mut out = Vec::new();
-    for entry in fs::read_dir(dir)? {
-        let name = entry?.file_name();
-        let number = name.to_str().and_then(|n| n.strip_suffix(".pack"));
-        out.extend(number.and_then(|n| n.parse::<u32>().ok()));
-    }
+/// The packs that are there, in order.
+pub(super) fn numbers(on: &dyn Files) -> io::Result<Vec<u32>> {
+    let number = |name: &String| name.strip_suffix(".pack").and_then(|n| n.parse::<u32>().ok());
+    let mut out: Vec<u32> = on.list(DIR)?.iter().filter_map(number).collect();
     out.sort_unstable();
     Ok(out)
 }
 
-/// Reads a pack from the start and hands out every chunk whose bytes have their hash; answers where the last whole
-/// record ends. What is damaged in the middle is passed over and logged.
-pub(super) fn scan(dir: &Path, pack: u32, each: &mut dyn FnMut(Digest, Location)) -> io::Result<u64> {
-    let path = path_of(dir, pack);
-    let mut file = BufReader::with_capacity(1 << 20, File::open(&path)?);
-    let (mut end, mut head, mut bytes) = (0, [0; HEADER_BYTES as usize], Vec::new());
-    loop {
-        if let Err(error) = file.read_exact(&mut head) {
-            return if error.kind() == io::ErrorKind::UnexpectedEof { Ok(end) } else { Err(error) };
-        }
-        let length = u32::from_be_bytes([head[4], head[5], head[6], head[7]]);
-        let mut hash = [0; 32];
-        hash.copy_from_slice(&head[8..CHECKED]);
-        if head != header(&Digest(hash), length) {
-            tracing::error!(pack = %path.display(), offset = end, "no record begins here; what follows is lost");
-            return Ok(end);
-        }
-        bytes.resize(length as usize, 0);
-        if let Err(error) = file.read_exact(&mut bytes) {
-            return if error.kind() == io::ErrorKind::UnexpectedEof { Ok(end) } else { Err(error) };
-        }
-        if Digest::of(&bytes) == Digest(hash) {
-            each(Digest(hash), Location { pack, offset: end + HEADER_BYTES, bytes: length });
+/// Hash and length of the chunk behind a record's header, if it is one.
+fn parse(head: &[u8]) -> Option<(Digest, u32)> {
+    let (magic, rest) = head.split_first_chunk::<4>()?;
+    let (length, rest) = rest.split_first_chunk::<4>()?;
+    let (hash, length) = (Digest(*rest.first_chunk::<32>()?), u32::from_be_bytes(*length));
+    let good = magic == MAGIC && length as usize <= CHUNK_BYTES && head == header(&hash, length);
+    good.then_some((hash, length))
+}
+
+/// What [`scan`] came over.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Scanned {
+    /// Places where something else lay than was written; each costs one chunk or more.
+    pub(super) damaged: u64,
+    /// Bytes there.
+    pub(super) damaged_bytes: u64,
+}
+
+/// Reads a pack from the start and hands out every chunk whose bytes have their hash. Where no record begins, it looks for
+/// the next one, so a damaged header costs the chunk behind it and no other.
+pub(super) fn scan(on: &dyn Files, pack: u32, each: &mut dyn FnMut(Digest, Location)) -> io::Result<Scanned> {
+    let file = on.open(&name_of(pack), Open::Existing)?;
+    let end = file.length()?;
+    let (mut at, mut lost_from, mut scanned) = (0, None, Scanned::default());
+    while let Some(found) = next_record(file.as_ref(), at, end)? {
+        let (start, hash, length) = found;
+        let mut bytes = vec![0; length as usize];
+        let next = start + HEADER_BYTES + u64::from(length);
+        let whole = next <= end && {
+            file.read_at(&mut bytes, start + HEADER_BYTES)?;
+            Digest::of(&bytes) == hash
+        };
+        if whole {
+            if let Some(from) = lost_from.take().or((start > at).then_some(at)) {
+                scanned.lost(pack, from, start);
+            }
+            each(hash, Location { pack, offset: start + HEADER_BYTES, bytes: length });
+            at = next;
         } else {
-            tracing::error!(pack = %path.display(), offset = end, "a chunk is damaged; it is fetched again when offered");
+            // Its length is not believed: the next record may begin anywhere behind.
+            lost_from = lost_from.or(Some(at));
+            at = start + 1;
         }
-        end += HEADER_BYTES + u64::from(length);
     }
+    if let Some(from) = lost_from.or((at < end).then_some(at)) {
+        scanned.lost(pack, from, end);
+    }
+    Ok(scanned)
+}
+
+impl Scanned {
+    fn lost(&mut self, pack: u32, from: u64, to: u64) {
+        self.damaged += 1;
+        self.damaged_bytes += to - from;
+        tracing::error!(pack, from, to, "no whole record here: its chunks are fetched again when offered");
+    }
+}
+
+/// The first header at `at` or behind it: where it is, and the hash and length it says.
+fn next_record(file: &dyn OpenFile, mut at: u64, end: u64) -> io::Result<Option<(u64, Digest, u32)>> {
+    let mut window = Vec::new();
+    let mut first = HEADER_BYTES;
+    while at + HEADER_BYTES <= end {
+        // Mostly a record begins right here.
+        window.resize((end - at).min(first) as usize, 0);
+        first = SCAN_BYTES;
+        file.read_at(&mut window, at)?;
+        let headers = window.windows(HEADER_BYTES as usize);
+        if let Some((from, (hash, length))) = headers.enumerate().find_map(|(from, head)| Some((from, parse(head)?))) {
+            return Ok(Some((at + from as u64, hash, length)));
+        }
+        at += window.len() as u64 - HEADER_BYTES + 1;
+    }
+    Ok(None)
 }

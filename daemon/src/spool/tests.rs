@@ -1,4 +1,5 @@
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tempfile::TempDir;
@@ -15,6 +16,7 @@ use tram_relay::output::{Op, Statement};
 use super::{DiskOptions, DiskSpool, MemorySpool, Spool, SpoolError};
 
 mod disk;
+mod faults;
 mod model;
 
 const HOUR_MS: u64 = 3600 * 1000;

@@ -1,7 +1,6 @@
 //! What only a disk can do to a spool: be copied, torn, damaged, filled, shared.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use redb::{Database, ReadableDatabase, ReadableTableMetadata};
 use tram_proto::row::NodeRow;

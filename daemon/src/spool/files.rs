@@ -1,0 +1,238 @@
+//! The seam under everything the spool writes: named files in one directory and its `packs` below.
+//!
+//! Owns no meaning. Names are relative, such as `spool.redb` or `packs/00000001.pack`. What was written is durable once
+//! [`OpenFile::sync`] returned, a name once [`Files::sync_dir`] of its directory did; until then a power cut may keep or
+//! lose any part of it. [`DirFiles`] is the disk's, [`super::FaultFiles`] fails on request.
+
+use std::any::Any;
+use std::fmt::Debug;
+use std::fs::{DirBuilder, File, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{FallocateFlags, FlockOperation};
+
+/// Which file an open finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Open {
+    /// One that is there.
+    Existing,
+    /// One that is there, or a new one.
+    OrNew,
+    /// An empty one, whatever was there.
+    Empty,
+}
+
+/// Where a spool keeps its files.
+pub trait Files: Debug + Send + Sync + 'static {
+    /// The directory, for people.
+    fn path(&self) -> &Path;
+
+    /// Opens a file to read and write it.
+    ///
+    /// # Errors
+    /// The system's.
+    fn open(&self, name: &str, how: Open) -> io::Result<Arc<dyn OpenFile>>;
+
+    /// The names in a directory: `""` or `"packs"`. In no order.
+    ///
+    /// # Errors
+    /// The system's.
+    fn list(&self, dir: &str) -> io::Result<Vec<String>>;
+
+    /// Removes a name. Who has the file open keeps it.
+    ///
+    /// # Errors
+    /// The system's.
+    fn remove(&self, name: &str) -> io::Result<()>;
+
+    /// Gives a file another name in the same directory.
+    ///
+    /// # Errors
+    /// The system's.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+
+    /// Makes the names in a directory durable.
+    ///
+    /// # Errors
+    /// The system's.
+    fn sync_dir(&self, dir: &str) -> io::Result<()>;
+
+    /// Takes the whole directory; it is free again when the answer is dropped. `None`: someone else has it.
+    ///
+    /// # Errors
+    /// The system's.
+    fn lock(&self) -> io::Result<Option<Lock>>;
+
+    /// Bytes that the filesystem has free for this user.
+    ///
+    /// # Errors
+    /// The system's.
+    fn free_bytes(&self) -> io::Result<u64>;
+}
+
+/// Holds a directory until it is dropped.
+pub type Lock = Box<dyn Any + Send + Sync>;
+
+/// An open file. All positions are in bytes.
+pub trait OpenFile: Debug + Send + Sync + 'static {
+    /// Fills `out` from there on.
+    ///
+    /// # Errors
+    /// The system's; `UnexpectedEof` when the file ends before.
+    fn read_at(&self, out: &mut [u8], offset: u64) -> io::Result<()>;
+
+    /// Writes all of it, lengthening the file where needed. After an error any part may have been written.
+    ///
+    /// # Errors
+    /// The system's.
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+
+    /// Cuts the file, or lengthens it with zeros that take no space yet.
+    ///
+    /// # Errors
+    /// The system's.
+    fn set_len(&self, bytes: u64) -> io::Result<()>;
+
+    /// How long it is.
+    ///
+    /// # Errors
+    /// The system's.
+    fn length(&self) -> io::Result<u64>;
+
+    /// Makes content and length durable.
+    ///
+    /// # Errors
+    /// The system's. Nobody knows then what is durable, and to try again tells nothing.
+    fn sync(&self) -> io::Result<()>;
+
+    /// Takes space of the filesystem for that part; the length stays.
+    ///
+    /// # Errors
+    /// The system's.
+    fn allocate(&self, offset: u64, bytes: u64) -> io::Result<()>;
+}
+
+/// The files of a directory on a disk.
+#[derive(Debug)]
+pub struct DirFiles {
+    path: PathBuf,
+}
+
+impl DirFiles {
+    /// The directory, made with mode 0700 when it is not there.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn new(path: &Path) -> io::Result<Self> {
+        let packs = path.join("packs");
+        DirBuilder::new().recursive(true).mode(0o700).create(&packs)?;
+        if path.metadata()?.permissions().mode() & 0o777 != 0o700 {
+            std::fs::set_permissions(path, Permissions::from_mode(0o700))?;
+        }
+        Ok(Self { path: path.to_owned() })
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+}
+
+impl Files for DirFiles {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn open(&self, name: &str, how: Open) -> io::Result<Arc<dyn OpenFile>> {
+        let mut options = File::options();
+        options.read(true).write(true).create(how != Open::Existing).truncate(how == Open::Empty);
+        Ok(Arc::new(DiskFile(options.open(self.at(name))?)))
+    }
+
+    fn list(&self, dir: &str) -> io::Result<Vec<String>> {
+        let names = std::fs::read_dir(self.at(dir))?.map(|entry| Ok(entry?.file_name().into_string().ok()));
+        names.filter_map(Result::transpose).collect()
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        std::fs::remove_file(self.at(name))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        std::fs::rename(self.at(from), self.at(to))
+    }
+
+    fn sync_dir(&self, dir: &str) -> io::Result<()> {
+        File::open(self.at(dir))?.sync_all()
+    }
+
+    fn lock(&self) -> io::Result<Option<Lock>> {
+        let owner = File::options().create(true).truncate(false).write(true).open(self.at("lock"))?;
+        match rustix::fs::flock(&owner, FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            other => other.map(|()| Some(Box::new(owner) as Lock)).map_err(io::Error::from),
+        }
+    }
+
+    fn free_bytes(&self) -> io::Result<u64> {
+        let stat = rustix::fs::statvfs(&self.path)?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+}
+
+#[derive(Debug)]
+struct DiskFile(File);
+
+impl OpenFile for DiskFile {
+    fn read_at(&self, out: &mut [u8], offset: u64) -> io::Result<()> {
+        self.0.read_exact_at(out, offset)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.0.write_all_at(bytes, offset)
+    }
+
+    fn set_len(&self, bytes: u64) -> io::Result<()> {
+        self.0.set_len(bytes)
+    }
+
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn allocate(&self, offset: u64, bytes: u64) -> io::Result<()> {
+        Ok(rustix::fs::fallocate(&self.0, FallocateFlags::KEEP_SIZE, offset, bytes)?)
+    }
+}
+
+/// A file as redb sees it. The directory's lock stands for redb's own.
+#[derive(Debug)]
+pub(super) struct Backend(pub(super) Arc<dyn OpenFile>);
+
+impl redb::StorageBackend for Backend {
+    fn len(&self) -> io::Result<u64> {
+        self.0.length()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.read_at(out, offset)
+    }
+
+    fn set_len(&self, bytes: u64) -> io::Result<()> {
+        self.0.set_len(bytes)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync()
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_at(bytes, offset)
+    }
+}
