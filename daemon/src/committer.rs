@@ -2,11 +2,13 @@
 //!
 //! Owns the order of commits. Never decides what is written. Guarantees: commits become durable in the order they were
 //! handed over; nothing is reported before it is durable; after the first failure nothing more is written. No timer:
-//! while one commit is on its way to the disk, the next gathers. DESIGN §9.
+//! while one commit is on its way to the disk, the next gathers. A full disk is no failure: the commit is kept and tried
+//! again until there is space, and what waits behind it waits. DESIGN §9.
 
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -22,6 +24,9 @@ pub const BATCH_OPS: usize = 1024;
 pub const BATCH_BYTES: usize = 4 << 20;
 /// Commits that may wait for the disk before the engine does.
 pub const WAITING: usize = 1024;
+
+/// Pause before a commit that met a full disk is tried again.
+const FULL_PAUSE: Duration = Duration::from_millis(250);
 
 /// One commit of the core.
 #[derive(Debug, Clone, PartialEq)]
@@ -176,7 +181,7 @@ fn run(mut waiting: mpsc::Receiver<Persist>, spool: &dyn Spool, sign: &dyn Sign,
     let mut next = waiting.blocking_recv();
     while let Some(first) = next {
         let (batch, carried) = gather(first, &mut waiting);
-        let result = commit(batch, spool, sign);
+        let result = commit(batch, spool, sign, &waiting);
         let failed = result.is_err();
         done(result);
         if failed {
@@ -202,10 +207,33 @@ fn gather(first: Persist, waiting: &mut mpsc::Receiver<Persist>) -> (Vec<Persist
     (batch, None)
 }
 
-fn commit(mut batch: Vec<Persist>, spool: &dyn Spool, sign: &dyn Sign) -> CommitDone {
+fn commit(
+    mut batch: Vec<Persist>,
+    spool: &dyn Spool,
+    sign: &dyn Sign,
+    waiting: &mpsc::Receiver<Persist>,
+) -> CommitDone {
     let committed = sign_ops(&mut batch, sign)?;
-    spool.commit(batch.into_iter().flat_map(|persist| persist.ops).collect())?;
-    Ok(committed)
+    let ops: Vec<Op> = batch.into_iter().flat_map(|persist| persist.ops).collect();
+    let mut full = false;
+    loop {
+        match spool.commit(ops.clone()) {
+            // Who joins must not wait for space: nothing of it was acknowledged.
+            Err(SpoolError::Full { .. }) if !waiting.is_closed() => {
+                if !std::mem::replace(&mut full, true) {
+                    tracing::error!("the disk is full: nothing is acknowledged until there is space");
+                }
+                std::thread::sleep(FULL_PAUSE);
+            }
+            Err(error) => return Err(error.into()),
+            Ok(()) => {
+                if full {
+                    tracing::info!("there is space on the disk again");
+                }
+                return Ok(committed);
+            }
+        }
+    }
 }
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ use crate::local::station::Issuer;
 use crate::local::{self, Door, Sockets, access::Access};
 use crate::paths::Paths;
 use crate::setup::Reachable;
-use crate::spool::{DiskOptions, DiskSpool, LOW_ROOM_BYTES, Spool, SpoolError};
+use crate::spool::{DiskOptions, DiskSpool, LOW_ROOM_BYTES, Room, Spool, SpoolError};
 use crate::view::View;
 
 /// How often the room on the disk is looked at.
@@ -120,7 +120,7 @@ pub async fn run(
     let node = restore(&spool, &config, &keys, clock).await?;
     let core = Engine::new(node, clock, requests, events, committer.queue().clone());
     let engine_task = tokio::spawn(core.run());
-    engine.input(room_of(spool.as_ref())).await.map_err(stopped)?;
+    engine.input(room_of(spool.room())).await.map_err(stopped)?;
 
     let trust = Arc::new(NodeTrust::new(keys.clone(), clock));
     store_own_chain(&spool, &keys)?;
@@ -326,8 +326,8 @@ fn open_join(desk: &Arc<Desk>, listen: SocketAddr, keys: &NodeKeys, clock: Clock
     JoinServer::open(listen, quic_keys(keys), Arc::new(tls), Arc::new(answering))
 }
 
-fn room_of(spool: &dyn Spool) -> Input {
-    Input::SpoolRoom { free_bytes: spool.room(), total_bytes: u64::MAX }
+fn room_of(room: Room) -> Input {
+    Input::SpoolRoom { free_bytes: room.free_bytes, total_bytes: room.total_bytes }
 }
 
 /// Tells the core of the room on the disk, and clears what nothing refers to.
@@ -335,7 +335,7 @@ async fn upkeep(spool: Arc<dyn Spool>, engine: EngineHandle, clock: Clock) {
     let mut since_sweep = SWEEP_EVERY;
     let mut last = None;
     loop {
-        let every = if spool.room() < LOW_ROOM_BYTES { SWEEP_EVERY_LOW } else { SWEEP_EVERY };
+        let every = if spool.room().free_bytes < LOW_ROOM_BYTES { SWEEP_EVERY_LOW } else { SWEEP_EVERY };
         if since_sweep >= every {
             since_sweep = Duration::ZERO;
             let swept = spool.clone();
@@ -347,7 +347,7 @@ async fn upkeep(spool: Arc<dyn Spool>, engine: EngineHandle, clock: Clock) {
         let room = spool.room();
         if last != Some(room) {
             last = Some(room);
-            if engine.input(room_of(spool.as_ref())).await.is_err() {
+            if engine.input(room_of(room)).await.is_err() {
                 return;
             }
         }

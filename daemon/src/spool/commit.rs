@@ -20,7 +20,7 @@ struct Change<'a, 't> {
 }
 
 /// Applies the operations in order; answers how many bytes envelopes and inline payloads take then.
-pub(super) fn apply(t: &mut Tables<'_>, inner: &Inner, ops: Vec<Op>) -> Result<u64, Fault> {
+pub(super) fn apply(t: &mut Tables<'_>, inner: &Inner, ops: &[Op]) -> Result<u64, Fault> {
     let before = get(&t.meta, "message_bytes")?.unwrap_or(0);
     let mut change = Change { t, inner, message_bytes: before };
     for op in ops {
@@ -34,15 +34,15 @@ pub(super) fn apply(t: &mut Tables<'_>, inner: &Inner, ops: Vec<Op>) -> Result<u
 }
 
 impl Change<'_, '_> {
-    fn signed(&self, statement: Statement) -> Result<Signed, Fault> {
+    fn signed<'s>(&self, statement: &'s Statement) -> Result<&'s Signed, Fault> {
         let why = "a statement was committed unsigned";
         signed(statement).ok_or_else(|| SpoolError::Misuse { path: self.inner.path.clone(), why }.into())
     }
 
-    fn apply(&mut self, op: Op) -> Result<(), Fault> {
+    fn apply(&mut self, op: &Op) -> Result<(), Fault> {
         match op {
             Op::PutMessage { row, message, envelope, inline, payload } => {
-                self.forget(row)?;
+                self.forget(*row)?;
                 let envelope = self.signed(envelope)?.encode();
                 self.message_bytes += (envelope.len() + inline.as_ref().map_or(0, |i| i.len())) as u64;
                 self.t.messages.insert(row.0, message.encode().as_ref())?;
@@ -52,18 +52,18 @@ impl Change<'_, '_> {
                     self.t.inline.insert(row.0, inline.as_ref())?;
                 }
                 if let Some((root, bytes)) = payload {
-                    self.t.payloads.insert(row.0, (&root.0, bytes))?;
-                    refer(self.t, root, bytes)?;
+                    self.t.payloads.insert(row.0, (&root.0, *bytes))?;
+                    refer(self.t, *root, *bytes)?;
                 }
             }
-            Op::UpdateMessage { row, message } => self.update(row, &message)?,
+            Op::UpdateMessage { row, message } => self.update(*row, message)?,
             Op::SettleMessage { row, message, until_ms } => {
-                self.update(row, &message)?;
-                self.drop_payload(row)?;
-                self.t.settled.insert(row.0, until_ms)?;
-                self.t.settled_until.insert((until_ms, row.0), ())?;
+                self.update(*row, message)?;
+                self.drop_payload(*row)?;
+                self.t.settled.insert(row.0, *until_ms)?;
+                self.t.settled_until.insert((*until_ms, row.0), ())?;
             }
-            Op::DeleteMessage { row } => self.forget(row)?,
+            Op::DeleteMessage { row } => self.forget(*row)?,
             Op::PutReceipt { row, receipt, statement } => {
                 let statement = self.signed(statement)?.encode();
                 self.t.receipts.insert(row.0, (receipt.encode().as_ref(), statement.as_ref()))?;
@@ -78,7 +78,7 @@ impl Change<'_, '_> {
                 self.t.neighbors.insert(&node.0, neighbor.encode().as_ref())?;
             }
             Op::PutSequence { sender, sequence } => {
-                self.t.sequences.insert(sender.as_str(), sequence)?;
+                self.t.sequences.insert(sender.as_str(), *sequence)?;
             }
             Op::PutPause(hop) => drop(self.t.paused.insert(hop.to_string().as_str(), ())?),
             Op::DeletePause(hop) => drop(self.t.paused.remove(hop.to_string().as_str())?),
@@ -90,16 +90,16 @@ impl Change<'_, '_> {
     }
 
     /// The operations on what is remembered until a moment.
-    fn remember(&mut self, op: Op) -> Result<(), Fault> {
+    fn remember(&mut self, op: &Op) -> Result<(), Fault> {
         match op {
             Op::KeepReceipt { message, ordinal, state, statement, until_ms } => {
                 let statement = self.signed(statement)?.encode();
-                let state = state as u32;
+                let (ordinal, state, until_ms) = (*ordinal, *state as u32, *until_ms);
                 self.t.kept.insert((&message.0, ordinal, state), (until_ms, statement.as_ref()))?;
                 self.t.kept_until.insert((until_ms, &message.0, ordinal, state), ())?;
             }
-            Op::PutKey { user, sender, key, row } => self.put_key(user, &sender, &key, row)?,
-            Op::Prune(before_ms) => self.prune(before_ms)?,
+            Op::PutKey { user, sender, key, row } => self.put_key(*user, sender, key, *row)?,
+            Op::Prune(before_ms) => self.prune(*before_ms)?,
             _ => {}
         }
         Ok(())

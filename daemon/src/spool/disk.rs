@@ -1,7 +1,8 @@
-//! The spool on a disk: one redb file for rows and indexes, packs for chunks, one lock file.
+//! The spool on a disk: one redb file for rows and indexes, packs for chunks, a reserve, one lock file.
 //!
 //! Owns opening, the single writer's transactions and fail-stop: the first failed write or fsync makes every later write
-//! refuse, because after it nobody knows what the disk holds. `research/storage.md` §3, §5.
+//! refuse, because after it nobody knows what the disk holds. A full disk is no such failure: what meets it is rolled back,
+//! and may be tried again. `research/storage.md` §3, §5.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -10,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 
 use bytes::Bytes;
-use redb::{Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable};
+use redb::{ReadTransaction, ReadableTable};
 use tram_proto::id::{CertHash, Digest, MessageId};
 use tram_proto::limits::PAGE_HASHES;
 use tram_proto::manifest::Layout;
@@ -20,21 +21,18 @@ use tram_proto::statement::Signed;
 use tram_relay::input::{Held, Input, Row};
 use tram_relay::output::Op;
 
-use super::files::{Backend, DirFiles, Files, Lock, Open};
+use super::files::{DirFiles, Files, Lock};
 use super::index::{Arrival, arrive};
 use super::packs::{Location, Packs, Syncer, scan};
+use super::reserve::Reserve;
+use super::rows::{Rows, is_full};
 use super::sweep::Leases;
 use super::tables::{
     ENVELOPES, FORMAT, Fault, IDS, INLINE, KEPT, MESSAGES, META, PACKS, PAYLOADS, RECEIPTS, SETTLED, Tables, get,
 };
 use super::units::Stores;
 use super::upload::DiskUpload;
-use super::{GRACE_MS, Restored, Spool, SpoolError, StoredMessage, Upload};
-
-/// Rows and indexes.
-const INDEX: &str = "spool.redb";
-/// The same, as long as a power cut could leave it half made.
-const NEW_INDEX: &str = "spool.redb.new";
+use super::{GRACE_MS, Restored, Room, Spool, SpoolError, StoredMessage, Upload};
 
 /// How a [`DiskSpool`] uses its disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +45,9 @@ pub struct DiskOptions {
     pub cache_bytes: usize,
     /// A pack ends at this size, in bytes.
     pub pack_bytes: u64,
+    /// Bytes that are set aside on the disk, so that acknowledgements and receipts find room when something else has
+    /// filled it.
+    pub reserve_bytes: u64,
     /// How long a payload without a reference is kept, in milliseconds.
     pub grace_ms: u64,
     /// No thread syncs packs, those who wait do: a simulation then sees the same operations in the same order.
@@ -60,6 +61,7 @@ impl Default for DiskOptions {
             keep_free_bytes: 64 << 20,
             cache_bytes: 4 << 20,
             pack_bytes: 512 << 20,
+            reserve_bytes: 64 << 20,
             grace_ms: GRACE_MS,
             inline_sync: false,
         }
@@ -71,7 +73,8 @@ pub(super) struct Inner {
     pub(super) path: PathBuf,
     pub(super) options: DiskOptions,
     on: Arc<dyn Files>,
-    db: Database,
+    rows: Rows,
+    pub(super) reserve: Reserve,
     pub(super) packs: Arc<Packs>,
     _syncer: Syncer,
     pub(super) leases: Mutex<Leases>,
@@ -92,58 +95,82 @@ impl Inner {
         }
     }
 
-    /// Runs one durable transaction.
+    /// Runs one durable transaction, on a full disk with the reserve.
     pub(super) fn write<T>(
         &self,
         doing: &'static str,
-        change: impl FnOnce(&mut Tables<'_>) -> Result<T, Fault>,
+        mut change: impl FnMut(&mut Tables<'_>) -> Result<T, Fault>,
     ) -> Result<T, SpoolError> {
         self.refuse_when_stopped()?;
-        transaction(&self.db, change).map_err(|fault| self.write_failed(doing, fault))
+        let mut result = self.rows.write(&mut change);
+        if let Err(Fault::Full) = result
+            && self.give_back(doing)?
+        {
+            result = self.rows.write(&mut change);
+        }
+        result.map_err(|fault| self.write_failed(doing, fault))
     }
 
     /// Runs something else that writes, under the same rules.
     pub(super) fn writing<T>(&self, doing: &'static str, act: impl FnOnce() -> io::Result<T>) -> Result<T, SpoolError> {
         self.refuse_when_stopped()?;
-        act().map_err(|error| if io_full(&error) { self.full(0) } else { self.write_failed(doing, error.into()) })
+        act().map_err(|error| {
+            if !is_full(&error) {
+                return self.write_failed(doing, error.into());
+            }
+            // For what must be written now; payloads are refused.
+            self.give_back(doing).err().unwrap_or_else(|| self.full(0))
+        })
+    }
+
+    fn give_back(&self, doing: &'static str) -> Result<bool, SpoolError> {
+        self.reserve.give_back().map_err(|error| self.write_failed(doing, error.into()))
     }
 
     pub(super) fn read<T>(
         &self,
         doing: &'static str,
-        look: impl FnOnce(&ReadTransaction) -> Result<T, Fault>,
+        mut look: impl FnMut(&ReadTransaction) -> Result<T, Fault>,
     ) -> Result<T, SpoolError> {
-        let result = self.db.begin_read().map_err(Fault::from).and_then(|txn| look(&txn));
-        result.map_err(|fault| failed(&self.path, doing, fault))
+        self.rows.read(&mut look).map_err(|fault| failed(&self.path, doing, fault))
+    }
+
+    pub(super) fn failed(&self, doing: &'static str, error: io::Error) -> SpoolError {
+        failed(&self.path, doing, error.into())
     }
 
     fn write_failed(&self, doing: &'static str, fault: Fault) -> SpoolError {
-        let refused = matches!(fault, Fault::Refused(_));
+        let passing = matches!(fault, Fault::Refused(_) | Fault::Full);
         let error = failed(&self.path, doing, fault);
-        if !refused && self.stopped.set(error.to_string()).is_ok() {
+        if !passing && self.stopped.set(error.to_string()).is_ok() {
             tracing::error!(%error, "the spool takes no more writes");
         }
         error
     }
 
-    pub(super) fn room(&self) -> u64 {
+    pub(super) fn room(&self) -> Room {
         let (packed, ahead) = self.packs.bytes();
         let used = packed + self.message_bytes.load(Ordering::Relaxed);
-        let free = self.on.free_bytes().unwrap_or_else(|error| {
-            tracing::error!(path = %self.path.display(), %error, "cannot tell how full the filesystem is");
-            0
-        });
+        let free = self.on.space().map_or_else(
+            |error| {
+                tracing::error!(path = %self.path.display(), %error, "cannot tell how full the filesystem is");
+                0
+            },
+            |space| space.free_bytes,
+        );
         let free = free.saturating_add(ahead).saturating_sub(self.options.keep_free_bytes);
-        free.min(self.options.max_bytes.saturating_sub(used))
+        let total_bytes = used.saturating_add(free).min(self.options.max_bytes);
+        let free_bytes = if self.reserve.is_held() { total_bytes.saturating_sub(used) } else { 0 };
+        Room { free_bytes, total_bytes }
     }
 
     /// Refuses what does not fit.
     pub(super) fn need(&self, needed_bytes: u64) -> Result<(), SpoolError> {
-        if needed_bytes > self.room() { Err(self.full(needed_bytes)) } else { Ok(()) }
+        if needed_bytes > self.room().free_bytes { Err(self.full(needed_bytes)) } else { Ok(()) }
     }
 
     fn full(&self, needed_bytes: u64) -> SpoolError {
-        SpoolError::Full { path: self.path.clone(), room_bytes: self.room(), needed_bytes }
+        SpoolError::Full { path: self.path.clone(), room_bytes: self.room().free_bytes, needed_bytes }
     }
 
     pub(super) fn missing(&self, what: &'static str, which: impl ToString) -> SpoolError {
@@ -159,28 +186,14 @@ impl Inner {
     }
 }
 
-fn io_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-}
-
 fn failed(path: &Path, doing: &'static str, fault: Fault) -> SpoolError {
     let cause = match fault {
         Fault::Refused(error) => return error,
+        Fault::Full => return SpoolError::Full { path: path.to_owned(), room_bytes: 0, needed_bytes: 0 },
         Fault::Store(error) => error.to_string(),
         Fault::Io(error) => error.to_string(),
     };
     SpoolError::Failed { path: path.to_owned(), doing, cause }
-}
-
-fn transaction<T>(db: &Database, change: impl FnOnce(&mut Tables<'_>) -> Result<T, Fault>) -> Result<T, Fault> {
-    let mut txn = db.begin_write()?;
-    txn.set_durability(Durability::Immediate)?;
-    let out = {
-        let mut tables = Tables::open(&txn)?;
-        change(&mut tables)?
-    };
-    txn.commit()?;
-    Ok(out)
 }
 
 /// The spool of a daemon. Cheap to share as `Arc<dyn Spool>`.
@@ -216,17 +229,24 @@ impl DiskSpool {
 fn open(on: Arc<dyn Files>, options: DiskOptions) -> Result<Inner, Fault> {
     let path = on.path().to_owned();
     let owner = on.lock()?.ok_or_else(|| SpoolError::Taken { path: path.clone() })?;
-    let there = on.list("")?.iter().any(|name| name == INDEX);
-    let db =
-        if there { open_index(on.as_ref(), INDEX, Open::Existing, options)? } else { create(on.as_ref(), options)? };
+    let rows = if Rows::there(on.as_ref())? {
+        Rows::open(Arc::clone(&on), options.cache_bytes)?
+    } else {
+        Rows::create(Arc::clone(&on), options.cache_bytes, &mut |t| {
+            t.meta.insert("format", FORMAT)?;
+            rebuild(t, on.as_ref())
+        })?
+    };
+    let (known, message_bytes) = rows.read(&mut |txn| known(txn, &path))?;
+    let reserve = Reserve::open(Arc::clone(&on), options.reserve_bytes)?;
     on.sync_dir("")?;
-    let (known, message_bytes) = known(&db, &path)?;
     let (packs, syncer) = Packs::open(Arc::clone(&on), options.pack_bytes, options.inline_sync, &known)?;
     Ok(Inner {
         path,
         options,
         on,
-        db,
+        rows,
+        reserve,
         packs,
         _syncer: syncer,
         leases: Mutex::default(),
@@ -239,25 +259,8 @@ fn open(on: Arc<dyn Files>, options: DiskOptions) -> Result<Inner, Fault> {
     })
 }
 
-fn open_index(on: &dyn Files, name: &str, how: Open, options: DiskOptions) -> Result<Database, Fault> {
-    let backend = Backend(on.open(name, how)?);
-    Ok(Database::builder().set_cache_size(options.cache_bytes).create_with_backend(backend)?)
-}
-
-/// A new index. It gets its name when its first transaction is durable: before, nothing can open it.
-fn create(on: &dyn Files, options: DiskOptions) -> Result<Database, Fault> {
-    let db = open_index(on, NEW_INDEX, Open::Empty, options)?;
-    transaction(&db, |t| {
-        t.meta.insert("format", FORMAT)?;
-        rebuild(t, on)
-    })?;
-    on.rename(NEW_INDEX, INDEX)?;
-    Ok(db)
-}
-
 /// Where the indexed part of each pack ends, and how many bytes messages take.
-fn known(db: &Database, path: &Path) -> Result<(BTreeMap<u32, u64>, u64), Fault> {
-    let txn = db.begin_read()?;
+fn known(txn: &ReadTransaction, path: &Path) -> Result<(BTreeMap<u32, u64>, u64), Fault> {
     let meta = txn.open_table(META)?;
     let found = get(&meta, "format")?.unwrap_or(0);
     if found != FORMAT {
@@ -310,7 +313,7 @@ impl Spool for DiskSpool {
     }
 
     fn commit(&self, ops: Vec<Op>) -> Result<(), SpoolError> {
-        let bytes = self.inner.write("commit", |t| super::commit::apply(t, &self.inner, ops))?;
+        let bytes = self.inner.write("commit", |t| super::commit::apply(t, &self.inner, &ops))?;
         self.inner.message_bytes.store(bytes, Ordering::Relaxed);
         Ok(())
     }
@@ -408,7 +411,7 @@ impl Spool for DiskSpool {
         Box::new(DiskUpload::new(Arc::clone(&self.inner)))
     }
 
-    fn room(&self) -> u64 {
+    fn room(&self) -> Room {
         self.inner.room()
     }
 

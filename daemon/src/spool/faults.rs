@@ -12,12 +12,15 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::files::{Files, Lock, Open, OpenFile};
+use super::files::{Files, Lock, Open, OpenFile, Space};
 use super::packs::lock;
 
 const BLOCK: usize = 4096;
 /// What a disk writes whole or not at all.
 const SECTOR: usize = 512;
+
+/// A disk without a limit says that it is so large: more than anyone fills, and sums of it do not overflow.
+const UNLIMITED_BYTES: u64 = 1 << 50;
 
 type Block = Arc<[u8; BLOCK]>;
 
@@ -480,9 +483,11 @@ impl Files for FaultFiles {
         })
     }
 
-    fn free_bytes(&self) -> io::Result<u64> {
-        // Without a limit as much as nobody fills, and not so much that sums of it overflow.
-        self.look(|disk| Ok(disk.capacity.unwrap_or(1 << 50).saturating_sub(disk.taken_bytes())))
+    fn space(&self) -> io::Result<Space> {
+        self.look(|disk| {
+            let total_bytes = disk.capacity.unwrap_or(UNLIMITED_BYTES);
+            Ok(Space { free_bytes: total_bytes.saturating_sub(disk.taken_bytes()), total_bytes })
+        })
     }
 }
 

@@ -66,11 +66,20 @@ pub trait Files: Debug + Send + Sync + 'static {
     /// The system's.
     fn lock(&self) -> io::Result<Option<Lock>>;
 
-    /// Bytes that the filesystem has free for this user.
+    /// How large and how full the filesystem is.
     ///
     /// # Errors
     /// The system's.
-    fn free_bytes(&self) -> io::Result<u64>;
+    fn space(&self) -> io::Result<Space>;
+}
+
+/// The space of a filesystem, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// Free for this user.
+    pub free_bytes: u64,
+    /// All of it.
+    pub total_bytes: u64,
 }
 
 /// Holds a directory until it is dropped.
@@ -176,9 +185,10 @@ impl Files for DirFiles {
         }
     }
 
-    fn free_bytes(&self) -> io::Result<u64> {
+    fn space(&self) -> io::Result<Space> {
         let stat = rustix::fs::statvfs(&self.path)?;
-        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+        let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+        Ok(Space { free_bytes: bytes(stat.f_bavail), total_bytes: bytes(stat.f_blocks) })
     }
 }
 
@@ -208,31 +218,5 @@ impl OpenFile for DiskFile {
 
     fn allocate(&self, offset: u64, bytes: u64) -> io::Result<()> {
         Ok(rustix::fs::fallocate(&self.0, FallocateFlags::KEEP_SIZE, offset, bytes)?)
-    }
-}
-
-/// A file as redb sees it. The directory's lock stands for redb's own.
-#[derive(Debug)]
-pub(super) struct Backend(pub(super) Arc<dyn OpenFile>);
-
-impl redb::StorageBackend for Backend {
-    fn len(&self) -> io::Result<u64> {
-        self.0.length()
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.read_at(out, offset)
-    }
-
-    fn set_len(&self, bytes: u64) -> io::Result<()> {
-        self.0.set_len(bytes)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.0.sync()
-    }
-
-    fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.0.write_at(bytes, offset)
     }
 }

@@ -20,8 +20,8 @@ use tram_relay::output::{Op, Statement};
 use super::index::hashes;
 use super::packs::lock;
 use super::{
-    GRACE_MS, LOW_ROOM_BYTES, LOW_ROOM_GRACE_MS, Restored, Spool, SpoolError, StoredMessage, Upload, fits, ranges,
-    signed,
+    GRACE_MS, LOW_ROOM_BYTES, LOW_ROOM_GRACE_MS, Restored, Room, Spool, SpoolError, StoredMessage, Upload, fits,
+    ranges, signed,
 };
 
 /// A spool in memory.
@@ -44,8 +44,15 @@ impl MemorySpool {
     pub fn new(max_bytes: u64, grace_ms: u64) -> Self {
         Self { store: Arc::default(), max_bytes, grace_ms }
     }
+
+    /// Another spool with the same in it.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        Self { store: Arc::new(Mutex::new(lock(&self.store).clone())), ..*self }
+    }
 }
 
+#[derive(Clone)]
 struct Message {
     message: MessageRow,
     envelope: Signed,
@@ -54,7 +61,7 @@ struct Message {
     settled_until: Option<u64>,
 }
 
-#[derive(Default)]
+#[derive(Default, Clone)]
 struct Payload {
     refs: u64,
     /// Since when it has none; 0 until a sweep has seen it so.
@@ -62,13 +69,13 @@ struct Payload {
     manifest: BTreeMap<u64, Bytes>,
 }
 
-#[derive(Default)]
+#[derive(Default, Clone)]
 struct Chunk {
     bytes: Option<Bytes>,
     refs: u64,
 }
 
-#[derive(Default)]
+#[derive(Default, Clone)]
 struct Store {
     node: Option<NodeRow>,
     inboxes: BTreeMap<String, Inbox>,
@@ -146,7 +153,7 @@ impl Store {
         match op {
             Op::PutMessage { row, message, envelope, inline, payload } => {
                 self.forget(row.0);
-                let Some(envelope) = signed(envelope) else { return };
+                let Some(envelope) = signed(&envelope).cloned() else { return };
                 let inline_bytes = inline.as_ref().map_or(0, Bytes::len);
                 self.used_bytes += message_bytes(envelope.encode().len(), inline_bytes);
                 self.ids.insert(message.id, row.0);
@@ -164,14 +171,14 @@ impl Store {
             }
             Op::DeleteMessage { row } => self.forget(row.0),
             Op::PutReceipt { row, receipt, statement } => {
-                self.receipts.extend(signed(statement).map(|signed| (row.0, (receipt, signed))));
+                self.receipts.extend(signed(&statement).map(|signed| (row.0, (receipt, signed.clone()))));
             }
             Op::DeleteReceipt { row } => drop(self.receipts.remove(&row.0)),
             Op::KeepReceipt { message, ordinal, state, statement, until_ms } => {
                 let key = (message, ordinal, state as u32);
-                self.kept.extend(signed(statement).map(|signed| (key, (state, signed, until_ms))));
+                self.kept.extend(signed(&statement).map(|signed| (key, (state, signed.clone(), until_ms))));
             }
-            Op::PutRecord { node, statement } => self.records.extend(signed(statement).map(|s| (node, s))),
+            Op::PutRecord { node, statement } => self.records.extend(signed(&statement).map(|s| (node, s.clone()))),
             Op::PutNode(node) => self.node = Some(node),
             Op::PutNeighbor { node, neighbor } => drop(self.neighbors.insert(node, neighbor)),
             Op::PutSequence { sender, sequence } => drop(self.sequences.insert(sender, sequence)),
@@ -404,8 +411,9 @@ impl Spool for MemorySpool {
         Box::new(MemoryUpload { spool: self.clone(), bytes: BytesMut::new() })
     }
 
-    fn room(&self) -> u64 {
-        self.max_bytes.saturating_sub(lock(&self.store).used_bytes)
+    fn room(&self) -> Room {
+        let free_bytes = self.max_bytes.saturating_sub(lock(&self.store).used_bytes);
+        Room { free_bytes, total_bytes: self.max_bytes }
     }
 
     fn sweep(&self, now_ms: u64) -> Result<(), SpoolError> {
@@ -438,7 +446,7 @@ impl Spool for MemorySpool {
 
 impl MemorySpool {
     fn need(&self, needed_bytes: u64) -> Result<(), SpoolError> {
-        let room_bytes = self.room();
+        let room_bytes = self.room().free_bytes;
         if needed_bytes > room_bytes {
             return Err(SpoolError::Full { path: path(), room_bytes, needed_bytes });
         }

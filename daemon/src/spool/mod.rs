@@ -3,7 +3,7 @@
 //! Owns the bytes at rest and their references. Never decides what to keep: the relay core says so by [`Op`]s. Never
 //! reads a clock. Guarantees: what `commit`, `store` and `finish` returned `Ok` for survives a power cut; what was read
 //! is what was written, or an error; nothing that does not decode vanishes, it goes to quarantine. After a failed write
-//! or fsync the store refuses every later write until it is opened again. DESIGN §9, `research/storage.md` §5.
+//! or fsync the store refuses every later write until it is opened again; a full disk only refuses what does not fit. DESIGN §9, `research/storage.md` §5.
 //!
 //! All calls block: use `spawn_blocking` or an own thread. [`DiskSpool`] is the real one, [`MemorySpool`] behaves the
 //! same for simulations and tests.
@@ -29,7 +29,9 @@ mod files;
 mod index;
 mod memory;
 mod packs;
+mod reserve;
 mod restore;
+mod rows;
 mod sweep;
 mod tables;
 mod units;
@@ -40,7 +42,7 @@ mod tests;
 
 pub use disk::{DiskOptions, DiskSpool};
 pub use faults::{Access, FaultFiles};
-pub use files::{DirFiles, Files, Lock, Open, OpenFile};
+pub use files::{DirFiles, Files, Lock, Open, OpenFile, Space};
 pub use memory::MemorySpool;
 
 /// How long a payload without a reference is kept when nothing else is said: 1 h, in milliseconds.
@@ -88,7 +90,7 @@ pub enum SpoolError {
         /// The first failure.
         cause: String,
     },
-    /// No room. Nothing was changed.
+    /// No room. Nothing was changed, and the same call may succeed later.
     #[error("the spool {} is full: {room_bytes} bytes are free for messages, {needed_bytes} are needed; free disk space or raise [spool] max", path.display())]
     Full {
         /// The spool's directory.
@@ -149,6 +151,15 @@ pub struct Restored {
     pub inboxes: Vec<Inbox>,
     /// The first row no message or receipt uses, at least 1.
     pub next_row: u64,
+}
+
+/// Room for messages and payloads, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// Free now; 0 while something else has filled the disk.
+    pub free_bytes: u64,
+    /// What they may take at all: free and taken now, or the configured limit.
+    pub total_bytes: u64,
 }
 
 /// A message as it lies in the spool.
@@ -278,8 +289,8 @@ pub trait Spool: Send + Sync + 'static {
     /// Begins a payload that an application sends.
     fn upload(&self) -> Box<dyn Upload>;
 
-    /// Bytes free for messages: what acknowledgements and receipts need is already taken off.
-    fn room(&self) -> u64;
+    /// How much messages and payloads may take: what acknowledgements and receipts need is already taken off.
+    fn room(&self) -> Room;
 
     /// Deletes payloads that nothing refers to and nobody asked for during the grace period, counted from the first
     /// sweep that finds them so. With less room than [`LOW_ROOM_BYTES`] the grace is 10 s. Call it every few minutes,
@@ -291,7 +302,7 @@ pub trait Spool: Send + Sync + 'static {
 }
 
 /// The signed form of a statement, if it has one by now.
-fn signed(statement: Statement) -> Option<Signed> {
+const fn signed(statement: &Statement) -> Option<&Signed> {
     match statement {
         Statement::Signed(signed) => Some(signed),
         Statement::ToSign(..) => None,

@@ -49,7 +49,7 @@ pub(super) fn restore(inner: &Inner, each: &mut dyn FnMut(Input)) -> Result<Rest
     })?;
     if !bad.is_empty() {
         tracing::error!(entries = bad.len(), path = %inner.path.display(), "damaged entries go to quarantine");
-        inner.write("move damaged entries to quarantine", |t| bad.into_iter().try_for_each(|b| isolate(t, b)))?;
+        inner.write("move damaged entries to quarantine", |t| bad.iter().try_for_each(|b| isolate(t, b)))?;
     }
     Ok(restored)
 }
@@ -175,10 +175,10 @@ fn receipts(txn: &ReadTransaction, bad: &mut Bad, each: &mut dyn FnMut(Input)) -
     Ok(last)
 }
 
-fn isolate(t: &mut Tables<'_>, (damaged, why): (Damaged, String)) -> Result<(), Fault> {
+fn isolate(t: &mut Tables<'_>, (damaged, why): &(Damaged, String)) -> Result<(), Fault> {
     let mut put = Vec::new();
     match damaged {
-        Damaged::Message(row) => {
+        &Damaged::Message(row) => {
             // The reference to the payload stays: what is quarantined loses nothing.
             let message = t.messages.remove(row)?.map(|v| v.value().to_vec());
             let envelope = t.envelopes.remove(row)?.map(|v| v.value().to_vec());
@@ -188,23 +188,23 @@ fn isolate(t: &mut Tables<'_>, (damaged, why): (Damaged, String)) -> Result<(), 
             put.extend(envelope.map(|v| ("envelopes", row.to_be_bytes().to_vec(), v)));
             put.extend(inline.map(|v| ("inline", row.to_be_bytes().to_vec(), v)));
         }
-        Damaged::Receipt(row) => {
+        &Damaged::Receipt(row) => {
             let value = t.receipts.remove(row)?.map(|v| [v.value().0, v.value().1].concat());
             put.extend(value.map(|v| ("receipts", row.to_be_bytes().to_vec(), v)));
         }
         Damaged::Record(node) => {
-            put.extend(t.records.remove(&node)?.map(|v| ("records", node.to_vec(), v.value().to_vec())));
+            put.extend(t.records.remove(node)?.map(|v| ("records", node.to_vec(), v.value().to_vec())));
         }
         Damaged::Neighbor(node) => {
-            put.extend(t.neighbors.remove(&node)?.map(|v| ("neighbors", node.to_vec(), v.value().to_vec())));
+            put.extend(t.neighbors.remove(node)?.map(|v| ("neighbors", node.to_vec(), v.value().to_vec())));
         }
         Damaged::Key(user, sender, key) => {
-            let value = t.keys.remove((user, sender.as_str(), key.as_str()))?.map(|v| v.value().1.to_vec());
+            let value = t.keys.remove((*user, sender.as_str(), key.as_str()))?.map(|v| v.value().1.to_vec());
             put.extend(value.map(|v| ("keys", format!("{user} {sender} {key}").into_bytes(), v)));
         }
         Damaged::Inbox(name) => {
             t.inboxes.remove(name.as_str())?;
-            put.push(("inboxes", name.into_bytes(), Vec::new()));
+            put.push(("inboxes", name.clone().into_bytes(), Vec::new()));
         }
         Damaged::Pause(name) => {
             t.paused.remove(name.as_str())?;

@@ -45,6 +45,7 @@ impl Leases {
 }
 
 pub(super) fn sweep(inner: &Inner, now_ms: u64) -> Result<(), SpoolError> {
+    inner.writing("set space aside", || inner.reserve.take_again())?;
     let mut due = stamp(inner, now_ms)?;
     while !due.is_empty() {
         let leases = lock(&inner.leases);
@@ -57,7 +58,7 @@ pub(super) fn sweep(inner: &Inner, now_ms: u64) -> Result<(), SpoolError> {
 fn stamp(inner: &Inner, now_ms: u64) -> Result<Vec<Digest>, SpoolError> {
     let mut leases = lock(&inner.leases);
     let (mut fresh, mut due) = (Vec::new(), Vec::new());
-    let low = inner.room() < LOW_ROOM_BYTES;
+    let low = inner.room().free_bytes < LOW_ROOM_BYTES;
     let grace_ms = if low { inner.options.grace_ms.min(LOW_ROOM_GRACE_MS) } else { inner.options.grace_ms };
     inner.read("look for loose payloads", |txn| {
         for entry in txn.open_table(LOOSE)?.iter()? {
@@ -130,7 +131,7 @@ fn unlink(inner: &Inner) -> Result<(), SpoolError> {
     let dead = inner.read("look for dead packs", |txn| {
         let packs = txn.open_table(PACKS)?;
         let mut dead = Vec::new();
-        for pack in idle {
+        for pack in idle.iter().copied() {
             if get(&packs, pack)?.is_none_or(|(_, live)| live == 0) {
                 dead.push(pack);
             }

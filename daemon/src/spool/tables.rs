@@ -103,6 +103,8 @@ pub(super) enum Fault {
     Io(io::Error),
     /// Not the disk's fault.
     Refused(SpoolError),
+    /// The disk is full; nothing was changed.
+    Full,
 }
 
 macro_rules! from_redb {

@@ -133,7 +133,7 @@ pub(super) fn checked(inner: &Inner, hash: &Digest, at: Location) -> Result<Opti
         Err(error) => {
             let gone = matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof);
             if !gone && error.raw_os_error() != Some(rustix::io::Errno::IO.raw_os_error()) {
-                return inner.read("read a chunk", |_| Err(error.into()));
+                return Err(inner.failed("read a chunk", error));
             }
             tracing::error!(path = %inner.path.display(), pack = at.pack, offset = at.offset, %error, "cannot read a chunk");
             Ok(None)

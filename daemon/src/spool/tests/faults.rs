@@ -72,7 +72,7 @@ fn a_full_disk_refuses_what_takes_space_and_nothing_else() {
     reserve.write_at(&[2; 8192], 0).expect("was allocated");
     reserve.set_len(0).expect("gives back");
     file.write_at(&[1; 100], 4096).expect("there is room again");
-    assert_eq!(files.free_bytes().expect("looks"), 4096);
+    assert_eq!(files.space().expect("looks").free_bytes, 4096);
 }
 
 #[test]

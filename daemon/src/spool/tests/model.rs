@@ -13,7 +13,7 @@ const ROWS: u64 = 8;
 const PAYLOADS: u64 = 4;
 
 #[derive(Debug, Clone)]
-enum Step {
+pub(super) enum Step {
     Commit(Vec<Op>),
     Upload(u64),
     Abort(u64),
@@ -92,7 +92,7 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-fn step() -> impl Strategy<Value = Step> {
+pub(super) fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         8 => proptest::collection::vec(op(), 1..5).prop_map(Step::Commit),
         2 => (0..PAYLOADS).prop_map(Step::Upload),
@@ -106,7 +106,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 /// Everything that can be read. Reads that begin a payload's grace anew are done by both.
-fn look(spool: &dyn Spool, touch: bool) -> Vec<String> {
+pub(super) fn look(spool: &dyn Spool, touch: bool) -> Vec<String> {
     let mut out = restored(spool);
     out.push(format!("{:?}", spool.list(3, None)));
     out.push(format!("{:?}", spool.list(9, Some(Row(ROWS / 2)))));
@@ -129,27 +129,41 @@ fn look(spool: &dyn Spool, touch: bool) -> Vec<String> {
     out
 }
 
-fn act(spool: &dyn Spool, origin: &MemorySpool, step: &Step, now_ms: u64) -> bool {
+pub(super) fn act(spool: &dyn Spool, origin: &MemorySpool, step: &Step, now_ms: u64) -> Result<(), SpoolError> {
     match step {
-        Step::Commit(ops) => spool.commit(ops.clone()).is_ok(),
-        Step::Upload(seed) => upload(spool, &bytes_of(*seed)) == root(*seed).0,
-        Step::Abort(seed) => spool.upload().push(bytes_of(*seed)).is_ok(),
+        Step::Commit(ops) => spool.commit(ops.clone()),
+        Step::Upload(seed) => {
+            let mut upload = spool.upload();
+            bytes_of(*seed).chunks(100_000).try_for_each(|part| upload.push(Bytes::copy_from_slice(part)))?;
+            assert_eq!(upload.finish()?, root(*seed));
+            Ok(())
+        }
+        Step::Abort(seed) => spool.upload().push(bytes_of(*seed)),
         Step::Store(seed, first, count) => {
             let (root, bytes) = root(*seed);
             let layout = Layout::new(bytes).expect("within limits");
             // A receiver has the manifest before the chunks.
-            let first = if spool.held(root, layout).expect("reads").units.is_empty() { 0 } else { *first };
+            let first = if spool.held(root, layout)?.units.is_empty() { 0 } else { *first };
             let last = (first + count).max(if first == 0 { 2 } else { 0 }).min(layout.units());
             let units = (first..last).map(|n| origin.unit(root, layout, n).expect("held")).collect();
-            spool.store(root, layout, first, units).is_ok()
+            spool.store(root, layout, first, units)
         }
         Step::Held(seed) => {
             let (root, bytes) = root(*seed);
-            spool.held(root, Layout::new(bytes).expect("within limits")).is_ok()
+            spool.held(root, Layout::new(bytes).expect("within limits")).map(drop)
         }
-        Step::Sweep(_) => spool.sweep(now_ms).is_ok(),
-        Step::Reopen | Step::Kill => true,
+        Step::Sweep(_) => spool.sweep(now_ms),
+        Step::Reopen | Step::Kill => Ok(()),
     }
+}
+
+/// A spool that holds every payload.
+pub(super) fn origin() -> MemorySpool {
+    let origin = MemorySpool::default();
+    for seed in 0..PAYLOADS {
+        upload(&origin, &bytes_of(seed));
+    }
+    origin
 }
 
 proptest! {
@@ -157,10 +171,7 @@ proptest! {
 
     #[test]
     fn both_spools_behave_the_same(steps in proptest::collection::vec(step(), 1..40)) {
-        let origin = MemorySpool::default();
-        for seed in 0..PAYLOADS {
-            upload(&origin, &bytes_of(seed));
-        }
+        let origin = origin();
         let mut dir = tempfile::tempdir().expect("a directory");
         let mut disk = Some(open(dir.path()));
         let memory = MemorySpool::default();
@@ -188,7 +199,8 @@ proptest! {
                 _ => {}
             }
             let spool = disk.as_ref().expect("open");
-            prop_assert_eq!(act(spool, &origin, step, now_ms), act(&memory, &origin, step, now_ms), "{:?}", step);
+            let done = act(spool, &origin, step, now_ms).is_ok();
+            prop_assert_eq!(done, act(&memory, &origin, step, now_ms).is_ok(), "{:?}", step);
             prop_assert_eq!(look(spool, false), look(&memory, false), "after {:?}", step);
         }
         let spool = disk.as_ref().expect("open");
