@@ -10,7 +10,7 @@ use tram_pki::authority::Authority;
 use tram_pki::keystore::{self, NodeKeys};
 use tram_pki::registry::Registry;
 use tram_pki::statement::Signer as Pen;
-use tram_proto::id::Incarnation;
+use tram_proto::id::{Incarnation, NodeId};
 use tram_proto::row::NodeRow;
 use tram_proto::statement::{Kind, Signature};
 use tram_relay::{Config as CoreConfig, Input, Node};
@@ -112,7 +112,7 @@ pub async fn run(
 ) -> Result<(), Failure> {
     let keys = NodeKeys::load(&paths.pki).map_err(|e| Failure::new(exit::CONFIG, e))?;
     let me = keys.identity().clone();
-    let spool = open_spool(&paths, &config).await?;
+    let spool = open_spool(&paths, &config, me.id).await?;
     let (engine, requests, events) = EngineHandle::new();
     let (failed, mut failure) = watch::channel(None::<String>);
 
@@ -183,13 +183,14 @@ async fn wait_for(mut flag: watch::Receiver<bool>) {
     let _ = flag.wait_for(|set| *set).await;
 }
 
-async fn open_spool(paths: &Paths, config: &Config) -> Result<Arc<dyn Spool>, Failure> {
+async fn open_spool(paths: &Paths, config: &Config, node: NodeId) -> Result<Arc<dyn Spool>, Failure> {
     let defaults = DiskOptions::default();
     let bytes = |size: Option<bytesize::ByteSize>, default: u64| size.map_or(default, |s| s.as_u64());
     let options = DiskOptions {
         max_bytes: bytes(config.spool.max, defaults.max_bytes),
         keep_free_bytes: bytes(config.spool.keep_free, defaults.keep_free_bytes),
         cache_bytes: usize::try_from(bytes(config.spool.cache, defaults.cache_bytes as u64)).unwrap_or(usize::MAX),
+        node: Some(node),
         ..defaults
     };
     let path = paths.spool.clone();

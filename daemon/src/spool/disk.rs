@@ -12,7 +12,7 @@ use std::sync::{Arc, Condvar, Mutex, OnceLock};
 
 use bytes::Bytes;
 use redb::{ReadTransaction, ReadableTable};
-use tram_proto::id::{CertHash, Digest, MessageId};
+use tram_proto::id::{CertHash, Digest, MessageId, NodeId};
 use tram_proto::limits::PAGE_HASHES;
 use tram_proto::manifest::Layout;
 use tram_proto::receipt::State;
@@ -32,7 +32,7 @@ use super::tables::{
 };
 use super::units::Stores;
 use super::upload::DiskUpload;
-use super::{GRACE_MS, Restored, Room, Spool, SpoolError, StoredMessage, Upload};
+use super::{GRACE_MS, Restored, Room, Scrubbed, Spool, SpoolError, StoredMessage, Upload};
 
 /// How a [`DiskSpool`] uses its disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +50,8 @@ pub struct DiskOptions {
     pub reserve_bytes: u64,
     /// How long a payload without a reference is kept, in milliseconds.
     pub grace_ms: u64,
+    /// Whose spool it is. A new one, or one that does not know yet, becomes its own; another's is refused.
+    pub node: Option<NodeId>,
     /// No thread syncs packs, those who wait do: a simulation then sees the same operations in the same order.
     pub inline_sync: bool,
 }
@@ -63,6 +65,7 @@ impl Default for DiskOptions {
             pack_bytes: 512 << 20,
             reserve_bytes: 64 << 20,
             grace_ms: GRACE_MS,
+            node: None,
             inline_sync: false,
         }
     }
@@ -191,7 +194,14 @@ fn failed(path: &Path, doing: &'static str, fault: Fault) -> SpoolError {
         Fault::Refused(error) => return error,
         Fault::Full => return SpoolError::Full { path: path.to_owned(), room_bytes: 0, needed_bytes: 0 },
         Fault::Store(error) => error.to_string(),
-        Fault::Io(error) => error.to_string(),
+        Fault::Damaged(cause) => cause,
+        Fault::Io(error) => {
+            let cause = error.to_string();
+            if matches!(error.kind(), io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied) {
+                return SpoolError::ReadOnly { path: path.to_owned(), cause };
+            }
+            cause
+        }
     };
     SpoolError::Failed { path: path.to_owned(), doing, cause }
 }
@@ -205,10 +215,11 @@ impl DiskSpool {
     /// Opens the spool in a directory, making it (mode 0700) when it is not there.
     ///
     /// What was appended to packs but never acknowledged is cut off. Without its redb file (`spool.redb`), a spool begins
-    /// a new life, and the chunks in its packs are found again by scanning them.
+    /// a new life, and the chunks in its packs are found again by scanning them; a damaged one is set aside first.
     ///
     /// # Errors
-    /// [`SpoolError::Taken`], [`SpoolError::Newer`], [`SpoolError::Failed`].
+    /// [`SpoolError::Taken`], [`SpoolError::Newer`], [`SpoolError::OtherNode`], [`SpoolError::ReadOnly`],
+    /// [`SpoolError::Full`], [`SpoolError::Failed`].
     pub fn open(path: &Path, options: DiskOptions) -> Result<Self, SpoolError> {
         let files = DirFiles::new(path).map_err(|error| failed(path, "open the store", error.into()))?;
         Self::open_on(Arc::new(files), options)
@@ -229,15 +240,11 @@ impl DiskSpool {
 fn open(on: Arc<dyn Files>, options: DiskOptions) -> Result<Inner, Fault> {
     let path = on.path().to_owned();
     let owner = on.lock()?.ok_or_else(|| SpoolError::Taken { path: path.clone() })?;
-    let rows = if Rows::there(on.as_ref())? {
-        Rows::open(Arc::clone(&on), options.cache_bytes)?
-    } else {
-        Rows::create(Arc::clone(&on), options.cache_bytes, &mut |t| {
-            t.meta.insert("format", FORMAT)?;
-            rebuild(t, on.as_ref())
-        })?
-    };
+    let rows = rows(&on, options)?;
     let (known, message_bytes) = rows.read(&mut |txn| known(txn, &path))?;
+    if let Some(node) = options.node {
+        own(&rows, &path, node)?;
+    }
     let reserve = Reserve::open(Arc::clone(&on), options.reserve_bytes)?;
     on.sync_dir("")?;
     let (packs, syncer) = Packs::open(Arc::clone(&on), options.pack_bytes, options.inline_sync, &known)?;
@@ -257,6 +264,51 @@ fn open(on: Arc<dyn Files>, options: DiskOptions) -> Result<Inner, Fault> {
         stopped: OnceLock::new(),
         _owner: owner,
     })
+}
+
+/// The redb file; a new one when there is none, or when the one that is there is damaged.
+fn rows(on: &Arc<dyn Files>, options: DiskOptions) -> Result<Rows, Fault> {
+    if Rows::there(on.as_ref())? {
+        match Rows::open(Arc::clone(on), options.cache_bytes) {
+            Err(Fault::Damaged(why)) => {
+                let kept = Rows::set_aside(on.as_ref())?;
+                tracing::error!(path = %on.path().display(), %why, %kept, "the spool's index is damaged and set aside: \
+                    messages in it are lost here, this node begins a new life, and origins offer again; check the disk");
+            }
+            opened => return opened,
+        }
+    }
+    Rows::create(Arc::clone(on), options.cache_bytes, &mut |t| {
+        t.meta.insert("format", FORMAT)?;
+        rebuild(t, on.as_ref())
+    })
+}
+
+/// Makes sure that the spool is this node's.
+fn own(rows: &Rows, path: &Path, node: NodeId) -> Result<(), Fault> {
+    let halves = |id: NodeId| {
+        let (high, low) = id.0.split_at(8);
+        [high, low].map(|half| half.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte)))
+    };
+    let found = rows.read(&mut |txn| {
+        let meta = txn.open_table(META)?;
+        Ok(get(&meta, "node_high")?.zip(get(&meta, "node_low")?))
+    })?;
+    let [high, low] = halves(node);
+    match found {
+        Some(found) if found == (high, low) => Ok(()),
+        Some((high, low)) => {
+            let mut id = [0; 16];
+            id[..8].copy_from_slice(&high.to_be_bytes());
+            id[8..].copy_from_slice(&low.to_be_bytes());
+            Err(SpoolError::OtherNode { path: path.to_owned(), found: NodeId(id), node }.into())
+        }
+        None => rows.write(&mut |t| {
+            t.meta.insert("node_high", high)?;
+            t.meta.insert("node_low", low)?;
+            Ok(())
+        }),
+    }
 }
 
 /// Where the indexed part of each pack ends, and how many bytes messages take.
@@ -417,5 +469,9 @@ impl Spool for DiskSpool {
 
     fn sweep(&self, now_ms: u64) -> Result<(), SpoolError> {
         super::sweep::sweep(&self.inner, now_ms)
+    }
+
+    fn scrub(&self, go_on: &mut dyn FnMut(&Scrubbed) -> bool) -> Result<Scrubbed, SpoolError> {
+        super::scrub::scrub(&self.inner, go_on)
     }
 }

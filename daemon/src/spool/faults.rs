@@ -233,6 +233,7 @@ struct Disk {
     operations: u64,
     cut_at: Option<u64>,
     cut: bool,
+    read_only: bool,
     faults: BTreeMap<Access, u64>,
     locked: bool,
 }
@@ -362,6 +363,11 @@ impl FaultFiles {
         self.disk().taken_bytes()
     }
 
+    /// Lets nothing be changed any more, or again.
+    pub fn set_read_only(&self, read_only: bool) {
+        self.disk().read_only = read_only;
+    }
+
     /// Lets an access of that kind fail with EIO, once, after so many more have succeeded.
     pub fn fail(&self, access: Access, after: u64) {
         self.disk().faults.insert(access, after);
@@ -393,6 +399,9 @@ impl FaultFiles {
         let mut disk = self.disk();
         if disk.cut {
             return Err(no_power());
+        }
+        if disk.read_only {
+            return Err(rustix::io::Errno::ROFS.into());
         }
         disk.operations += 1;
         if disk.cut_at == Some(disk.operations) {
@@ -476,6 +485,9 @@ impl Files for FaultFiles {
 
     fn lock(&self) -> io::Result<Option<Lock>> {
         self.look(|disk| {
+            if disk.read_only {
+                return Err(rustix::io::Errno::ROFS.into());
+            }
             if std::mem::replace(&mut disk.locked, true) {
                 return Ok(None);
             }

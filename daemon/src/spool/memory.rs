@@ -20,8 +20,8 @@ use tram_relay::output::{Op, Statement};
 use super::index::hashes;
 use super::packs::lock;
 use super::{
-    GRACE_MS, LOW_ROOM_BYTES, LOW_ROOM_GRACE_MS, Restored, Room, Spool, SpoolError, StoredMessage, Upload, fits,
-    ranges, signed,
+    GRACE_MS, LOW_ROOM_BYTES, LOW_ROOM_GRACE_MS, Restored, Room, Scrubbed, Spool, SpoolError, StoredMessage, Upload,
+    fits, ranges, signed,
 };
 
 /// A spool in memory.
@@ -414,6 +414,15 @@ impl Spool for MemorySpool {
     fn room(&self) -> Room {
         let free_bytes = self.max_bytes.saturating_sub(lock(&self.store).used_bytes);
         Room { free_bytes, total_bytes: self.max_bytes }
+    }
+
+    fn scrub(&self, _: &mut dyn FnMut(&Scrubbed) -> bool) -> Result<Scrubbed, SpoolError> {
+        let store = lock(&self.store);
+        let there = store.chunks.values().filter_map(|chunk| chunk.bytes.as_ref());
+        let units = store.payloads.values().flat_map(|payload| payload.manifest.values());
+        let bytes = there.clone().chain(units.clone()).map(|bytes| bytes.len() as u64).sum();
+        let (chunks, pages) = (there.count() as u64, units.count() as u64);
+        Ok(Scrubbed { chunks, pages, bytes, ..Scrubbed::default() })
     }
 
     fn sweep(&self, now_ms: u64) -> Result<(), SpoolError> {

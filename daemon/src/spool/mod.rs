@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use tram_proto::frame::Range;
-use tram_proto::id::{CertHash, Digest, MessageId};
+use tram_proto::id::{CertHash, Digest, MessageId, NodeId};
 use tram_proto::manifest::Layout;
 use tram_proto::name::Inbox;
 use tram_proto::receipt::State;
@@ -32,6 +32,7 @@ mod packs;
 mod reserve;
 mod restore;
 mod rows;
+mod scrub;
 mod sweep;
 mod tables;
 mod units;
@@ -71,6 +72,24 @@ pub enum SpoolError {
         found: u64,
         /// Ours.
         known: u64,
+    },
+    /// Another node's messages lie there.
+    #[error("the spool {} belongs to node {found}, this is node {node}; give each node a --dir of its own", path.display())]
+    OtherNode {
+        /// The spool's directory.
+        path: PathBuf,
+        /// The node that it belongs to.
+        found: NodeId,
+        /// This node.
+        node: NodeId,
+    },
+    /// It cannot be written.
+    #[error("the spool {} cannot be written ({cause}); mount it writable and give it to the user that tramd runs as", path.display())]
+    ReadOnly {
+        /// The spool's directory.
+        path: PathBuf,
+        /// What the system says.
+        cause: String,
     },
     /// The disk or the store's file failed. After a failed write only a restart helps.
     #[error("cannot {doing} in the spool {}: {cause}; check the disk, then restart tramd", path.display())]
@@ -160,6 +179,32 @@ pub struct Room {
     pub free_bytes: u64,
     /// What they may take at all: free and taken now, or the configured limit.
     pub total_bytes: u64,
+}
+
+/// A unit that the disk did not give back as it was written. It is no longer held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Damage {
+    /// The payload.
+    pub root: Digest,
+    /// Its layout.
+    pub layout: Layout,
+    /// The unit's number.
+    pub unit: u64,
+}
+
+/// What [`Spool::scrub`] came over.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Scrubbed {
+    /// Chunks read.
+    pub chunks: u64,
+    /// Heads and pages read.
+    pub pages: u64,
+    /// Bytes of all of them.
+    pub bytes: u64,
+    /// Chunks that were damaged; several payloads may share one.
+    pub damaged_chunks: u64,
+    /// Units of payloads that are damaged therefore.
+    pub damaged: Vec<Damage>,
 }
 
 /// A message as it lies in the spool.
@@ -299,6 +344,13 @@ pub trait Spool: Send + Sync + 'static {
     /// # Errors
     /// See the trait.
     fn sweep(&self, now_ms: u64) -> Result<(), SpoolError>;
+
+    /// Reads every chunk and page, and forgets those that are damaged, so that they are fetched again. Between steps of at
+    /// most 16 MiB it says how far it is; `go_on` may wait, or end it by `false`.
+    ///
+    /// # Errors
+    /// See the trait.
+    fn scrub(&self, go_on: &mut dyn FnMut(&Scrubbed) -> bool) -> Result<Scrubbed, SpoolError>;
 }
 
 /// The signed form of a statement, if it has one by now.

@@ -5,6 +5,7 @@
 //! then what the disk holds. `research/storage.md` §2f.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -23,6 +24,11 @@ const TRIES: usize = 3;
 /// Whether no space is left for what failed.
 pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// Whether what failed says that the content is wrong, not that the disk is.
+fn is_damage(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput | io::ErrorKind::UnexpectedEof)
 }
 
 /// What went wrong with an open file; redb itself only remembers that something did.
@@ -124,10 +130,29 @@ impl Rows {
         Ok(on.list("")?.iter().any(|name| name == NAME))
     }
 
-    /// Opens the file that is there.
+    /// Opens the file that is there. [`Fault::Damaged`] when it is no file of redb's any more.
     pub(super) fn open(on: Arc<dyn Files>, cache_bytes: usize) -> Result<Self, Fault> {
-        let (db, health) = open(on.as_ref(), NAME, Open::Existing, cache_bytes)?;
+        // What is damaged in some places makes redb panic.
+        let opening = AssertUnwindSafe(|| open(on.as_ref(), NAME, Open::Existing, cache_bytes));
+        let (db, health) = match catch_unwind(opening) {
+            Ok(Err(Fault::Store(redb::Error::Corrupted(why)))) => return Err(Fault::Damaged(why)),
+            Ok(Err(Fault::Store(redb::Error::Io(error)))) if is_damage(&error) => {
+                return Err(Fault::Damaged(error.to_string()));
+            }
+            Ok(opened) => opened?,
+            Err(_) => return Err(Fault::Damaged("it makes no sense".into())),
+        };
         Ok(Self { on, cache_bytes, opened: RwLock::new(Opened { db: Some(db), health, turn: 0 }) })
+    }
+
+    /// Moves a damaged file out of the way, as evidence; answers its new name.
+    pub(super) fn set_aside(on: &dyn Files) -> io::Result<String> {
+        let names = on.list("")?;
+        let free = (1..).map(|n: u32| format!("{NAME}.damaged-{n}")).find(|name| !names.contains(name));
+        let to = free.unwrap_or_else(|| format!("{NAME}.damaged"));
+        on.rename(NAME, &to)?;
+        on.sync_dir("")?;
+        Ok(to)
     }
 
     /// Makes a new one. It gets its name when its first transaction is durable: before, nothing could open it.

@@ -40,7 +40,7 @@ macro_rules! tables {
 }
 
 tables! {
-    /// "format" and "message_bytes" (envelopes and inline payloads).
+    /// "format", "message_bytes" (envelopes and inline payloads), "node_high" and "node_low" (whose spool it is).
     meta META: Text => u64;
     /// Message rows.
     messages MESSAGES: u64 => Raw;
@@ -105,6 +105,8 @@ pub(super) enum Fault {
     Refused(SpoolError),
     /// The disk is full; nothing was changed.
     Full,
+    /// The redb file is not what was written.
+    Damaged(String),
 }
 
 macro_rules! from_redb {

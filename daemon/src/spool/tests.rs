@@ -16,9 +16,11 @@ use tram_relay::output::{Op, Statement};
 use super::{DiskOptions, DiskSpool, MemorySpool, Spool, SpoolError};
 
 mod cuts;
+mod damage;
 mod disk;
 mod faults;
 mod full;
+mod golden;
 mod model;
 
 const HOUR_MS: u64 = 3600 * 1000;

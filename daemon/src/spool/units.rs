@@ -165,7 +165,7 @@ pub(super) fn store(
     let manifest: Vec<(u64, Bytes)> = (first..).zip(units[..split].iter().cloned()).collect();
     let mut arrival = Arrival { root, bytes: layout.bytes(), manifest, chunks: Vec::new() };
     for (bytes, n) in units[split..].iter().zip(first + split as u64..) {
-        let (hash, there) = known(inner, &arrival, n - pages, bytes)?;
+        let (hash, there) = known(inner, &arrival, layout, n - pages, bytes)?;
         if there.is_none() {
             let at = inner.writing("append to a pack", || inner.packs.append(&hash, bytes))?;
             arrival.chunks.push((hash, at));
@@ -179,15 +179,28 @@ pub(super) fn store(
     result
 }
 
-/// The hash of a chunk that came in, from its page if that is here, and where it lies already.
-fn known(inner: &Inner, arrival: &Arrival, chunk: u64, bytes: &[u8]) -> Result<(Digest, Option<Location>), SpoolError> {
-    let per_page = PAGE_HASHES as u64;
-    let with_it = arrival.manifest.iter().find(|(n, _)| *n == 1 + chunk / per_page);
-    let with_it = with_it.and_then(|(_, page)| hashes(page).nth((chunk % per_page) as usize));
+/// The hash of a chunk that came in, from its page if that is here and good, and where it lies already.
+fn known(
+    inner: &Inner,
+    arrival: &Arrival,
+    layout: Layout,
+    chunk: u64,
+    bytes: &[u8],
+) -> Result<(Digest, Option<Location>), SpoolError> {
+    let (page, at) = (chunk / PAGE_HASHES as u64, (chunk % PAGE_HASHES as u64) as usize);
+    let with_it = arrival.manifest.iter().find(|(n, _)| *n == 1 + page);
+    let with_it = with_it.and_then(|(_, page)| hashes(page).nth(at));
     inner.read("look for a chunk", |txn| {
         let hash = match with_it {
             Some(hash) => Some(hash),
-            None => chunk_hash(&txn.open_table(UNITS)?, arrival.root, chunk)?,
+            None => {
+                let (units, root) = (txn.open_table(UNITS)?, arrival.root);
+                let head = units.get((&root.0, 0))?.and_then(|h| Head::decode(h.value(), root, layout).ok());
+                let bytes = units.get((&root.0, 1 + page))?;
+                // A damaged page would put the chunk under a hash that is not its own.
+                let good = bytes.filter(|b| head.and_then(|h| h.page(page)) == Some(Digest::of(b.value())));
+                good.and_then(|bytes| hashes(bytes.value()).nth(at))
+            }
         };
         // The page may be on its way with another caller.
         let hash = hash.unwrap_or_else(|| Digest::of(bytes));

@@ -266,3 +266,27 @@ fn what_a_node_remembers_of_itself_survives_a_kill() {
     assert_eq!(restored(&copy), restored(&spool));
     assert_eq!(copy.restore(&mut |_| {}).expect("restores").next_row, 5);
 }
+
+#[test]
+fn a_spool_of_another_node_is_refused_and_one_that_does_not_know_is_adopted() {
+    let dir = tempfile::tempdir().expect("a directory");
+    open(dir.path()).commit(vec![put(1, None)]).expect("commits");
+    let of = |node| DiskSpool::open(dir.path(), DiskOptions { node: Some(node), ..options() });
+    let (this, other) = (NodeId([0xa1; 16]), NodeId([0xb2; 16]));
+    assert!(of(this).expect("adopted").message(Row(1)).expect("reads").is_some());
+    let error = of(other).err().expect("refused");
+    assert_eq!(error, SpoolError::OtherNode { path: dir.path().to_owned(), found: this, node: other });
+    assert!(error.to_string().contains(&this.to_string()) && error.to_string().contains("--dir"));
+    assert!(of(this).expect("opens").message(Row(1)).expect("reads").is_some());
+}
+
+#[test]
+fn a_directory_that_cannot_be_written_is_said_to_be_so() {
+    let files = super::super::FaultFiles::new();
+    drop(DiskSpool::open_on(Arc::new(files.clone()), options()).expect("opens"));
+    files.set_read_only(true);
+    let error = DiskSpool::open_on(Arc::new(files.clone()), options()).err().expect("refused");
+    assert!(matches!(error, SpoolError::ReadOnly { .. }), "{error}");
+    files.set_read_only(false);
+    DiskSpool::open_on(Arc::new(files), options()).expect("opens");
+}
