@@ -208,7 +208,7 @@ fn isolate(t: &mut Tables<'_>, (damaged, why): &(Damaged, String)) -> Result<(),
         }
         Damaged::Pause(name) => {
             t.paused.remove(name.as_str())?;
-            put.push(("paused", name.into_bytes(), Vec::new()));
+            put.push(("paused", name.clone().into_bytes(), Vec::new()));
         }
         Damaged::Node => {
             put.extend(t.node.remove(())?.map(|v| ("node", Vec::new(), v.value().to_vec())));

@@ -36,7 +36,7 @@ fn content() -> Vec<Op> {
         Op::KeepReceipt { message: message(&first).id, ordinal: 0, state, statement: said(5), until_ms },
         Op::PutNeighbor {
             node: NodeId([5; 16]),
-            neighbor: NeighborRow { incarnation: Incarnation([5; 16]), counter: 7 },
+            neighbor: NeighborRow { incarnation: Incarnation([5; 16]), counter: 7, held: false },
         },
         Op::PutSequence { sender: "vanban".into(), sequence: 9 },
         Op::PutKey { user: 1000, sender: "vanban".into(), key: "12/CV".into(), row: key },
