@@ -2,9 +2,10 @@
 //!
 //! Owns the order of commits. Never decides what is written. Guarantees: commits become durable in the order they were
 //! handed over; nothing is reported before it is durable; after the first failure nothing more is written. No timer:
-//! while one commit is on its way to the disk, the next gathers. A full disk is no failure: the commit is kept and tried
+//! while one commit is on its way to the disk, the next gathers, until one with a flash message closes the batch. A full disk is no failure: the commit is kept and tried
 //! again until there is space, and what waits behind it waits. DESIGN §9.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -35,6 +36,8 @@ pub struct Persist {
     pub commit: u64,
     /// The changes.
     pub ops: Vec<Op>,
+    /// It waits for no more company.
+    pub urgent: bool,
 }
 
 /// A commit that is durable.
@@ -88,7 +91,7 @@ pub fn sign_ops(commits: &mut [Persist], sign: &dyn Sign) -> Result<Vec<Committe
     }
     let mut signatures = signatures.into_iter();
     let mut done = Vec::with_capacity(commits.len());
-    for Persist { commit, ops } in commits {
+    for Persist { commit, ops, .. } in commits {
         let mut records = Vec::new();
         for op in ops {
             let is_record = matches!(op, Op::PutRecord { .. });
@@ -196,7 +199,9 @@ fn gather(first: Persist, waiting: &mut mpsc::Receiver<Persist>) -> (Vec<Persist
     let weigh = |persist: &Persist| (persist.ops.len(), persist.ops.iter().map(bytes_of).sum::<usize>());
     let (mut ops, mut bytes) = weigh(&first);
     let mut batch = vec![first];
-    while let Ok(next) = waiting.try_recv() {
+    while batch.last().is_some_and(|last| !last.urgent)
+        && let Ok(next) = waiting.try_recv()
+    {
         let (more_ops, more_bytes) = weigh(&next);
         (ops, bytes) = (ops + more_ops, bytes + more_bytes);
         if ops > BATCH_OPS || bytes > BATCH_BYTES {
@@ -214,7 +219,7 @@ fn commit(
     waiting: &mpsc::Receiver<Persist>,
 ) -> CommitDone {
     let committed = sign_ops(&mut batch, sign)?;
-    let ops: Vec<Op> = batch.into_iter().flat_map(|persist| persist.ops).collect();
+    let ops = newest(batch.into_iter().flat_map(|persist| persist.ops).collect());
     let mut full = false;
     loop {
         match spool.commit(ops.clone()) {
@@ -236,6 +241,24 @@ fn commit(
     }
 }
 
+/// Leaves out changes that a later one of the same transaction overtakes: nobody ever sees them.
+fn newest(ops: Vec<Op>) -> Vec<Op> {
+    let (mut rows, mut names, mut node) = (BTreeSet::new(), BTreeSet::new(), false);
+    let mut overtaken = |op: &Op| match op {
+        Op::UpdateMessage { row, .. } => !rows.insert(*row),
+        Op::SettleMessage { row, .. } | Op::DeleteMessage { row } => {
+            rows.insert(*row);
+            false
+        }
+        Op::PutSequence { sender, .. } => !names.insert(sender.clone()),
+        Op::PutNode(_) => std::mem::replace(&mut node, true),
+        _ => false,
+    };
+    let mut kept: Vec<Op> = ops.into_iter().rev().filter(|op| !overtaken(op)).collect();
+    kept.reverse();
+    kept
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -243,6 +266,7 @@ mod tests {
     use std::sync::mpsc as std_mpsc;
     use tram_proto::id::{CertHash, NodeId};
     use tram_proto::statement::Batch;
+    use tram_relay::input::Row;
 
     struct Fake(bool);
 
@@ -279,9 +303,9 @@ mod tests {
     #[test]
     fn what_waits_is_signed_as_one_batch_and_reported_commit_by_commit() {
         let commits = vec![
-            Persist { commit: 1, ops: vec![record(1, b"a"), record(2, b"b")] },
-            Persist { commit: 2, ops: vec![Op::Prune(0)] },
-            Persist { commit: 3, ops: vec![record(3, b"c")] },
+            Persist { commit: 1, ops: vec![record(1, b"a"), record(2, b"b")], urgent: false },
+            Persist { commit: 2, ops: vec![Op::Prune(0)], urgent: false },
+            Persist { commit: 3, ops: vec![record(3, b"c")], urgent: false },
         ];
         let all = check(commits, true, &[1, 2, 3]);
         assert_eq!(all.len(), 1, "one transaction");
@@ -294,13 +318,28 @@ mod tests {
 
     #[test]
     fn a_batch_ends_at_its_limit_and_the_rest_is_the_next() {
-        let many = |commit| Persist { commit, ops: vec![Op::Prune(0); 600] };
+        let many = |commit| Persist { commit, ops: vec![Op::Prune(0); 600], urgent: false };
         assert_eq!(check(vec![many(1), many(2), many(3)], true, &[1, 2, 3]).len(), 3);
     }
 
     #[test]
+    fn a_flash_message_closes_its_batch() {
+        let one = |commit, urgent| Persist { commit, ops: vec![Op::Prune(0)], urgent };
+        let all = check(vec![one(1, false), one(2, true), one(3, false)], true, &[1, 2, 3]);
+        assert_eq!(all.iter().flatten().map(Vec::len).collect::<Vec<_>>(), [2, 1]);
+    }
+
+    #[test]
+    fn what_is_overtaken_in_one_transaction_is_not_written() {
+        let sequence = |sequence| Op::PutSequence { sender: "a".into(), sequence };
+        let (delete, prune) = (|row| Op::DeleteMessage { row: Row(row) }, Op::Prune(0));
+        let ops = vec![sequence(1), delete(1), prune.clone(), sequence(2), delete(2)];
+        assert_eq!(newest(ops), [delete(1), prune, sequence(2), delete(2)]);
+    }
+
+    #[test]
     fn a_failure_is_said_once_and_nothing_follows() {
-        let one = |commit| Persist { commit, ops: vec![record(1, b"a"); 600] };
+        let one = |commit| Persist { commit, ops: vec![record(1, b"a"); 600], urgent: false };
         let all = check(vec![one(1), one(2)], false, &[]);
         assert_eq!(all, [Err(CommitError::Sign("the key is locked".into()))]);
     }
@@ -313,7 +352,7 @@ mod tests {
         let committer = Committer::spawn(Arc::new(spool.clone()), Arc::new(Fake(true)), done).expect("a thread");
         committer
             .queue()
-            .blocking_send(Persist { commit: 1, ops: vec![Op::PutInbox("a".parse().expect("a name"))] })
+            .blocking_send(Persist { commit: 1, ops: vec![Op::PutInbox("a".parse().expect("a name"))], urgent: false })
             .expect("it runs");
         committer.join();
         assert_eq!(reported.recv().expect("reported").expect("committed")[0].commit, 1);

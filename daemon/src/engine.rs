@@ -184,9 +184,9 @@ impl Engine {
         while place.is_some() {
             let Some(output) = self.node.poll_output() else { return };
             match output {
-                Output::Persist { commit, ops } => {
+                Output::Persist { commit, ops, urgent } => {
                     if let Some(place) = place.take() {
-                        place.send(Persist { commit, ops });
+                        place.send(Persist { commit, ops, urgent });
                     }
                 }
                 Output::Send { link, .. }

@@ -121,6 +121,8 @@ pub struct Node {
     /// The last commit that is durable.
     durable: u64,
     ops: Vec<Op>,
+    /// There is a flash message among them.
+    urgent: bool,
     after: VecDeque<(u64, After)>,
     acks: BTreeMap<LinkId, Vec<u64>>,
 }
@@ -164,6 +166,7 @@ impl Node {
             commit: 1,
             durable: 0,
             ops: Vec::new(),
+            urgent: false,
             after: VecDeque::new(),
             acks: BTreeMap::new(),
         }
@@ -234,7 +237,8 @@ impl Node {
         }
         let commit = self.commit;
         self.commit += 1;
-        Some(Output::Persist { commit, ops: std::mem::take(&mut self.ops) })
+        let (ops, urgent) = (std::mem::take(&mut self.ops), std::mem::take(&mut self.urgent));
+        Some(Output::Persist { commit, ops, urgent })
     }
 
     fn op(&mut self, op: Op) {

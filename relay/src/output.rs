@@ -488,6 +488,8 @@ pub enum Output {
         commit: u64,
         /// The changes.
         ops: Vec<Op>,
+        /// There is a flash message in it: it waits for no more company.
+        urgent: bool,
     },
     /// The submission is durable.
     Submitted {

@@ -463,8 +463,8 @@ impl World {
             Output::SendRun { link, root, payload_bytes, first, count, .. } => {
                 self.carry_run(place, link, root, payload_bytes, Range { first, count: count.into() });
             }
-            Output::Persist { commit, ops } => {
-                self.nodes[place].commits.push_back(Persist { commit, ops });
+            Output::Persist { commit, ops, urgent } => {
+                self.nodes[place].commits.push_back(Persist { commit, ops, urgent });
                 self.commit(place);
             }
             Output::Submitted { ticket, id } => {

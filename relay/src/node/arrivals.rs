@@ -17,6 +17,7 @@ use crate::links::PutOff;
 use crate::node::submit::new_recipient;
 use crate::node::{After, Node};
 use crate::output::{CloseReason, Event, Op, Output, Statement};
+use crate::ranges::Ranges;
 use crate::routing::{Existence, Hop};
 
 /// An offer as the link task read it.
@@ -301,7 +302,7 @@ impl Node {
         live.progress_ms = now_ms;
         live.asked_of = Some(link);
         let units = live.to_want();
-        live.asked = crate::ranges::Ranges::of(&units);
+        live.asked = Ranges::of(&units);
         self.send(link, Frame::Want { offer: number, units });
     }
 
@@ -346,13 +347,14 @@ impl Node {
     pub(super) fn units_lost(&mut self, root: Digest, held: &Held) {
         for row in self.custody.with_payload(root) {
             let Some(live) = self.custody.get(row) else { continue };
+            if Ranges::of(&held.units).covers(Range { first: 0, count: live.layout.units() }) {
+                continue;
+            }
             let was_complete = live.message.complete;
             let (message, precedence) = (live.message.id, live.precedence);
             let inboxes: Vec<_> = live.to.iter().map(|a| a.inbox.clone()).collect();
             self.custody.damaged(row, held);
-            let Some(missing_bytes) = self.custody.get(row).map(Live::missing_bytes).filter(|b| *b > 0) else {
-                continue;
-            };
+            let missing_bytes = self.custody.get(row).map_or(0, Live::missing_bytes);
             inboxes.iter().for_each(|inbox| self.inboxes.withdraw(inbox, precedence, row));
             if was_complete {
                 self.update(row);

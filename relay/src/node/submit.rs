@@ -1,7 +1,7 @@
 //! A message enters: from the application's words to a row, an id, and the promise that it is durable.
 
 use bytes::Bytes;
-use tram_proto::envelope::{Body, MessageKind, Network};
+use tram_proto::envelope::{Body, MessageKind, Network, Precedence};
 use tram_proto::frame::{Recipient, Visit};
 use tram_proto::id::{Digest, MessageId, NodeId};
 use tram_proto::limits as wire_limits;
@@ -196,6 +196,7 @@ impl Node {
         self.charge(row);
         if let Some(live) = self.custody.get(row) {
             let (message, payload) = (live.message.clone(), live.payload());
+            self.urgent |= live.precedence == Precedence::Flash;
             self.op(Op::PutMessage { row, message, envelope, inline, payload });
         }
     }
