@@ -262,7 +262,7 @@ fn newest(ops: Vec<Op>) -> Vec<Op> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spool::MemorySpool;
+    use crate::spool::{DiskOptions, DiskSpool, FaultFiles, MemorySpool};
     use std::sync::mpsc as std_mpsc;
     use tram_proto::id::{CertHash, NodeId};
     use tram_proto::statement::Batch;
@@ -357,5 +357,53 @@ mod tests {
         committer.join();
         assert_eq!(reported.recv().expect("reported").expect("committed")[0].commit, 1);
         assert_eq!(spool.restore(&mut |_| {}).expect("restores").inboxes.len(), 1);
+    }
+
+    /// A spool on a disk without any space left, and the disk.
+    fn full() -> (FaultFiles, Arc<DiskSpool>) {
+        let files = FaultFiles::new();
+        let options = DiskOptions { keep_free_bytes: 0, reserve_bytes: 0, inline_sync: true, ..DiskOptions::default() };
+        let spool = DiskSpool::open_on(Arc::new(files.clone()), options).expect("opens");
+        files.set_capacity(Some(files.taken_bytes()));
+        (files, Arc::new(spool))
+    }
+
+    /// More than fits into the pages that the redb file has already.
+    fn large(commit: u64) -> Persist {
+        let statement = || Statement::ToSign(Kind::Record, Bytes::from(vec![7; 60_000]));
+        let put = |n: u8| Op::PutRecord { node: NodeId([n; 16]), statement: statement() };
+        Persist { commit, ops: (0..60).map(put).collect() }
+    }
+
+    #[test]
+    fn a_commit_that_meets_a_full_disk_is_kept_until_there_is_space() {
+        let (files, spool) = full();
+        let (report, reported) = std_mpsc::sync_channel(16);
+        let done = Box::new(move |d: CommitDone| report.send(d).expect("the test listens"));
+        let committer = Committer::spawn(spool, Arc::new(Fake(true)), done).expect("a thread");
+        let before = files.operations();
+        committer.queue().blocking_send(large(1)).expect("it runs");
+        committer.queue().blocking_send(large(2)).expect("it runs");
+        while files.operations() < before + 50 {
+            std::thread::yield_now();
+        }
+        assert!(reported.try_recv().is_err(), "nothing is acknowledged meanwhile");
+        files.set_capacity(None);
+        let numbers: Vec<u64> =
+            (0..2).flat_map(|_| reported.recv().expect("reported").expect("committed")).map(|c| c.commit).collect();
+        assert_eq!(numbers, [1, 2]);
+        committer.join();
+    }
+
+    #[test]
+    fn a_full_disk_does_not_keep_a_node_from_stopping() {
+        let (_files, spool) = full();
+        let (report, reported) = std_mpsc::sync_channel(16);
+        let done = Box::new(move |d: CommitDone| report.send(d).expect("the test listens"));
+        let committer = Committer::spawn(spool, Arc::new(Fake(true)), done).expect("a thread");
+        committer.queue().blocking_send(large(1)).expect("it runs");
+        committer.join();
+        let last = reported.recv().expect("reported");
+        assert!(matches!(last, Err(CommitError::Spool(SpoolError::Full { .. }))), "{last:?}");
     }
 }

@@ -9,6 +9,7 @@ use tram_relay::output::{Op, Statement};
 
 use super::disk::Inner;
 use super::index::{refer, release};
+use super::seal::seal;
 use super::tables::{Fault, Tables, get};
 use super::{SpoolError, signed};
 
@@ -43,10 +44,10 @@ impl Change<'_, '_> {
         match op {
             Op::PutMessage { row, message, envelope, inline, payload } => {
                 self.forget(*row)?;
-                let envelope = self.signed(envelope)?.encode();
+                let envelope = seal("envelope", row.0, &self.signed(envelope)?.encode());
                 self.message_bytes += (envelope.len() + inline.as_ref().map_or(0, |i| i.len())) as u64;
-                self.t.messages.insert(row.0, message.encode().as_ref())?;
-                self.t.envelopes.insert(row.0, envelope.as_ref())?;
+                self.t.messages.insert(row.0, seal("message", row.0, &message.encode()).as_slice())?;
+                self.t.envelopes.insert(row.0, envelope.as_slice())?;
                 self.t.ids.insert(&message.id.0, row.0)?;
                 if let Some(inline) = inline {
                     self.t.inline.insert(row.0, inline.as_ref())?;
@@ -112,7 +113,8 @@ impl Change<'_, '_> {
     }
 
     fn update(&mut self, row: Row, message: &MessageRow) -> Result<(), Fault> {
-        if self.t.messages.insert(row.0, message.encode().as_ref())?.is_none() {
+        let message = seal("message", row.0, &message.encode());
+        if self.t.messages.insert(row.0, message.as_slice())?.is_none() {
             return Err(self.inner.missing("message in row", row.0).into());
         }
         Ok(())

@@ -21,11 +21,13 @@ use tram_proto::statement::Signed;
 use tram_relay::input::{Held, Input, Row};
 use tram_relay::output::Op;
 
-use super::files::{DirFiles, Files, Lock};
+use super::files::{DirFiles, Files, Lock, Open};
 use super::index::{Arrival, arrive};
 use super::packs::{Location, Packs, Syncer, scan};
 use super::reserve::Reserve;
 use super::rows::{Rows, is_full};
+use super::salvage::Salvage;
+use super::seal::is_whole;
 use super::sweep::Leases;
 use super::tables::{
     ENVELOPES, FORMAT, Fault, IDS, INLINE, KEPT, MESSAGES, META, PACKS, PAYLOADS, RECEIPTS, SETTLED, Tables, get,
@@ -215,7 +217,7 @@ impl DiskSpool {
     /// Opens the spool in a directory, making it (mode 0700) when it is not there.
     ///
     /// What was appended to packs but never acknowledged is cut off. Without its redb file (`spool.redb`), a spool begins
-    /// a new life, and the chunks in its packs are found again by scanning them; a damaged one is set aside first.
+    /// a new life, and the chunks in its packs are found again by scanning them; what can be read of a damaged one is taken over.
     ///
     /// # Errors
     /// [`SpoolError::Taken`], [`SpoolError::Newer`], [`SpoolError::OtherNode`], [`SpoolError::ReadOnly`],
@@ -266,21 +268,29 @@ fn open(on: Arc<dyn Files>, options: DiskOptions) -> Result<Inner, Fault> {
     })
 }
 
-/// The redb file; a new one when there is none, or when the one that is there is damaged.
+/// The redb file; a new one when there is none, or when the one that is there is damaged. What can still be read of that
+/// goes into the new one, and it is kept beside it.
 fn rows(on: &Arc<dyn Files>, options: DiskOptions) -> Result<Rows, Fault> {
+    let mut damage = None;
     if Rows::there(on.as_ref())? {
         match Rows::open(Arc::clone(on), options.cache_bytes) {
-            Err(Fault::Damaged(why)) => {
-                let kept = Rows::set_aside(on.as_ref())?;
-                tracing::error!(path = %on.path().display(), %why, %kept, "the spool's index is damaged and set aside: \
-                    messages in it are lost here, this node begins a new life, and origins offer again; check the disk");
-            }
+            Err(Fault::Damaged(why)) => damage = Some(why),
             opened => return opened,
         }
     }
     Rows::create(Arc::clone(on), options.cache_bytes, &mut |t| {
         t.meta.insert("format", FORMAT)?;
-        rebuild(t, on.as_ref())
+        rebuild(t, on.as_ref())?;
+        if let Some(why) = &damage {
+            let path = on.path().display();
+            tracing::error!(%path, %why, "the spool's index is damaged; what can be read of it is taken over");
+            let mut salvage = Salvage::new(on.open(super::rows::NAME, Open::Existing)?);
+            salvage.run(t)?;
+            let (kept, taken, broken) = (Rows::keep(on.as_ref())?, salvage.taken, salvage.broken);
+            tracing::error!(%path, taken, ?broken, %kept, "messages may be lost here: this node begins a new life, and \
+                origins offer again; check the disk");
+        }
+        Ok(())
     })
 }
 
@@ -344,14 +354,24 @@ fn rebuild(t: &mut Tables<'_>, on: &dyn Files) -> Result<(), Fault> {
 }
 
 impl Inner {
+    fn envelope(&self, row: u64, bytes: &[u8]) -> Result<Signed, SpoolError> {
+        if !is_whole("envelope", row, bytes) {
+            return Err(self.unreadable("envelope", row, "its check does not fit"));
+        }
+        self.signed("envelope", row, bytes)
+    }
+
     fn stored_message(&self, txn: &ReadTransaction, row: u64, bytes: &[u8]) -> Result<StoredMessage, Fault> {
+        if !is_whole("message", row, bytes) {
+            return Err(self.unreadable("message", row, "its check does not fit").into());
+        }
         let message = MessageRow::decode(bytes).map_err(|why| self.unreadable("message", row, why))?;
         let envelope = txn.open_table(ENVELOPES)?.get(row)?;
         let envelope = envelope.ok_or_else(|| self.unreadable("message", row, "its envelope is gone"))?;
         Ok(StoredMessage {
             row: Row(row),
             message,
-            envelope: self.signed("envelope", row, envelope.value())?,
+            envelope: self.envelope(row, envelope.value())?,
             payload: txn.open_table(PAYLOADS)?.get(row)?.map(|v| (Digest(*v.value().0), v.value().1)),
             inline: txn.open_table(INLINE)?.get(row)?.is_some(),
             settled: txn.open_table(SETTLED)?.get(row)?.is_some(),
@@ -374,7 +394,7 @@ impl Spool for DiskSpool {
         self.inner.read("read an envelope", |txn| {
             let found = txn.open_table(ENVELOPES)?.get(row.0)?;
             let found = found.ok_or_else(|| self.inner.missing("envelope of row", row.0))?;
-            Ok(self.inner.signed("envelope", row.0, found.value())?)
+            Ok(self.inner.envelope(row.0, found.value())?)
         })
     }
 

@@ -472,6 +472,14 @@ impl Files for FaultFiles {
         })
     }
 
+    fn link(&self, from: &str, to: &str) -> io::Result<()> {
+        let body = self.look(|disk| disk.names.get(from).copied().ok_or_else(gone))?;
+        self.change(Access::Write, |disk| {
+            disk.rename(Rename::Link(to.to_owned(), body));
+            Ok(())
+        })
+    }
+
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
         self.change(Access::Sync, |disk| {
             let (synced, rest) = std::mem::take(&mut disk.renames).into_iter().partition(|r| r.dir() == dir);

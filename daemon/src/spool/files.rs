@@ -48,11 +48,17 @@ pub trait Files: Debug + Send + Sync + 'static {
     /// The system's.
     fn remove(&self, name: &str) -> io::Result<()>;
 
-    /// Gives a file another name in the same directory.
+    /// Gives a file another name in the same directory, in place of whatever has that.
     ///
     /// # Errors
     /// The system's.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+
+    /// Gives a file a second name in the same directory.
+    ///
+    /// # Errors
+    /// The system's.
+    fn link(&self, from: &str, to: &str) -> io::Result<()>;
 
     /// Makes the names in a directory durable.
     ///
@@ -171,6 +177,10 @@ impl Files for DirFiles {
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         std::fs::rename(self.at(from), self.at(to))
+    }
+
+    fn link(&self, from: &str, to: &str) -> io::Result<()> {
+        std::fs::hard_link(self.at(from), self.at(to))
     }
 
     fn sync_dir(&self, dir: &str) -> io::Result<()> {

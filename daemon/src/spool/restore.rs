@@ -1,7 +1,9 @@
 //! Reading everything back at start. What does not decode is moved to quarantine, whole, and the rest goes on.
 
+use std::sync::mpsc::sync_channel;
+
 use bytes::Bytes;
-use redb::{ReadTransaction, ReadableTable};
+use redb::{ReadTransaction, ReadableTable, TableDefinition};
 use tram_proto::envelope::Body;
 use tram_proto::id::{MessageId, NodeId};
 use tram_proto::manifest::Layout;
@@ -12,11 +14,17 @@ use tram_proto::statement::Signed;
 use tram_relay::input::{Held, Input, Row};
 
 use super::disk::Inner;
+use super::seal::is_whole;
 use super::tables::{
     ENVELOPES, Fault, INBOXES, KEYS, MESSAGES, NEIGHBORS, NODE, PAUSED, PAYLOADS, RECEIPTS, RECORDS, SEQUENCES,
     SETTLED, Tables,
 };
 use super::{Restored, SpoolError};
+
+/// Messages handed over at once.
+const BATCH: usize = 256;
+/// Batches that may wait to be taken in.
+const BATCHES: usize = 8;
 
 /// Where a damaged entry lies.
 enum Damaged {
@@ -38,20 +46,40 @@ fn text(error: impl ToString) -> String {
 }
 
 pub(super) fn restore(inner: &Inner, each: &mut dyn FnMut(Input)) -> Result<Restored, SpoolError> {
-    let mut bad = Bad::new();
-    let restored = inner.read("restore", |txn| {
+    let (restored, bad) = inner.read("restore", |txn| {
+        let mut bad = Bad::new();
         let (node, inboxes) = own(txn, &mut bad)?;
         neighborhood(txn, &mut bad, each)?;
         keys(txn, &mut bad, each)?;
-        let last_message = messages(inner, txn, &mut bad, each)?;
+        let last_message = if inner.options.inline_sync {
+            messages(inner, txn, &mut bad, &mut |batch| batch.into_iter().for_each(&mut *each))?
+        } else {
+            beside(each, |hand_over| messages(inner, txn, &mut bad, hand_over))?
+        };
         let last_receipt = receipts(txn, &mut bad, each)?;
-        Ok(Restored { node, inboxes, next_row: last_message.max(last_receipt) + 1 })
+        Ok((Restored { node, inboxes, next_row: last_message.max(last_receipt) + 1 }, bad))
     })?;
     if !bad.is_empty() {
         tracing::error!(entries = bad.len(), path = %inner.path.display(), "damaged entries go to quarantine");
         inner.write("move damaged entries to quarantine", |t| bad.iter().try_for_each(|b| isolate(t, b)))?;
     }
     Ok(restored)
+}
+
+/// Reads in a thread of its own while what was read is taken in here: each takes half of a start.
+fn beside<T: Send>(
+    each: &mut dyn FnMut(Input),
+    read: impl FnOnce(&mut dyn FnMut(Vec<Input>)) -> Result<T, Fault> + Send,
+) -> Result<T, Fault> {
+    let (hand_over, taken) = sync_channel::<Vec<Input>>(BATCHES);
+    std::thread::scope(|scope| {
+        let reader = std::thread::Builder::new().name("restore".into()).spawn_scoped(scope, move || {
+            // The other end takes everything there is.
+            read(&mut |batch| drop(hand_over.send(batch)))
+        })?;
+        taken.into_iter().flatten().for_each(each);
+        reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 fn own(txn: &ReadTransaction, bad: &mut Bad) -> Result<(Option<NodeRow>, Vec<Inbox>), Fault> {
@@ -116,43 +144,78 @@ fn keys(txn: &ReadTransaction, bad: &mut Bad, each: &mut dyn FnMut(Input)) -> Re
     Ok(())
 }
 
+/// Reads a table beside another one, by ascending rows: cheaper than to look for every row.
+struct Along<V: redb::Value + 'static> {
+    rows: redb::Range<'static, u64, V>,
+    next: Option<(u64, redb::AccessGuard<'static, V>)>,
+}
+
+impl<V: redb::Value + 'static> Along<V> {
+    fn new(txn: &ReadTransaction, table: TableDefinition<'static, u64, V>) -> Result<Self, Fault> {
+        Ok(Self { rows: txn.open_table(table)?.range(0..)?, next: None })
+    }
+
+    /// What is in that row, which is not below one asked for before.
+    fn at(&mut self, row: u64) -> Result<Option<&redb::AccessGuard<'static, V>>, Fault> {
+        while self.next.as_ref().is_none_or(|(at, _)| *at < row) {
+            let Some(entry) = self.rows.next() else { return Ok(None) };
+            let (at, value) = entry?;
+            self.next = Some((at.value(), value));
+        }
+        Ok(self.next.as_ref().filter(|(at, _)| *at == row).map(|(_, value)| value))
+    }
+}
+
 /// Answers the highest row; a damaged one counts, so that its number is not used again by this run.
-fn messages(inner: &Inner, txn: &ReadTransaction, bad: &mut Bad, each: &mut dyn FnMut(Input)) -> Result<u64, Fault> {
-    let envelopes = txn.open_table(ENVELOPES)?;
-    let (settled, payloads) = (txn.open_table(SETTLED)?, txn.open_table(PAYLOADS)?);
-    let mut last = 0;
+fn messages(
+    inner: &Inner,
+    txn: &ReadTransaction,
+    bad: &mut Bad,
+    hand_over: &mut dyn FnMut(Vec<Input>),
+) -> Result<u64, Fault> {
+    let mut envelopes = Along::new(txn, ENVELOPES)?;
+    let (mut settled, mut payloads) = (Along::new(txn, SETTLED)?, Along::new(txn, PAYLOADS)?);
+    let (mut last, mut batch) = (0, Vec::new());
     for entry in txn.open_table(MESSAGES)?.iter()? {
         let (row, bytes) = entry?;
         let row = row.value();
         last = last.max(row);
-        let envelope = envelopes.get(row)?.map(|v| Bytes::copy_from_slice(v.value()));
-        let (message, body) = match decode_message(bytes.value(), envelope) {
+        let envelope = envelopes.at(row)?.map(|v| Bytes::copy_from_slice(v.value()));
+        let (message, body) = match decode_message(row, bytes.value(), envelope) {
             Ok(both) => both,
             Err(why) => {
                 bad.push((Damaged::Message(row), why));
                 continue;
             }
         };
-        if settled.get(row)?.is_some() {
+        if batch.len() >= BATCH {
+            hand_over(std::mem::take(&mut batch));
+        }
+        if settled.at(row)?.is_some() {
             let (origin, deadline_ms) = (body.origin, body.deadline_ms());
-            each(Input::RestoredSettled { row: Row(row), message, origin, deadline_ms });
+            batch.push(Input::RestoredSettled { row: Row(row), message, origin, deadline_ms });
             continue;
         }
         let mut held = Held::default();
         if !message.complete
-            && payloads.get(row)?.is_some()
+            && payloads.at(row)?.is_some()
             && let Ok(layout) = Layout::new(body.payload_bytes)
         {
             held = super::units::held_in(inner, txn, body.payload_root, layout)?;
         }
-        each(Input::RestoredMessage { row: Row(row), message, body: Box::new(body), held });
+        batch.push(Input::RestoredMessage { row: Row(row), message, body: Box::new(body), held });
     }
+    hand_over(batch);
     Ok(last)
 }
 
-fn decode_message(bytes: &[u8], envelope: Option<Bytes>) -> Result<(MessageRow, Body), String> {
+fn decode_message(row: u64, bytes: &[u8], envelope: Option<Bytes>) -> Result<(MessageRow, Body), String> {
+    let envelope = envelope.ok_or("its envelope is gone")?;
+    if !is_whole("message", row, bytes) || !is_whole("envelope", row, &envelope) {
+        return Err("its check does not fit".into());
+    }
     let message = MessageRow::decode(bytes).map_err(text)?;
-    let envelope = Signed::decode(envelope.ok_or("its envelope is gone")?).map_err(text)?;
+    let envelope = Signed::decode(envelope).map_err(text)?;
     if MessageId::of(&envelope.statement) != message.id {
         return Err("its envelope is not the one of its id".into());
     }

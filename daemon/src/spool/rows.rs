@@ -21,6 +21,9 @@ const NEW: &str = "spool.redb.new";
 /// How often a read that another's full disk broke off is begun again.
 const TRIES: usize = 3;
 
+/// Before the number of a damaged one.
+const DAMAGED: &str = "spool.redb.damaged-";
+
 /// Whether no space is left for what failed.
 pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
@@ -105,7 +108,9 @@ pub(super) struct Rows {
 fn open(on: &dyn Files, name: &str, how: Open, cache_bytes: usize) -> Result<(Database, Arc<Health>), Fault> {
     let health = Arc::new(Health::default());
     let backend = Backend { file: on.open(name, how)?, health: Arc::clone(&health) };
-    let opened = Database::builder().set_cache_size(cache_bytes).create_with_backend(backend).map_err(Fault::from);
+    let mut builder = Database::builder();
+    builder.set_cache_size(cache_bytes).set_check_integrity_on_open(true);
+    let opened = builder.create_with_backend(backend).map_err(Fault::from);
     match opened {
         Ok(db) => Ok((db, health)),
         Err(fault) if health.is_full(&fault) => Err(Fault::Full),
@@ -116,6 +121,7 @@ fn open(on: &dyn Files, name: &str, how: Open, cache_bytes: usize) -> Result<(Da
 fn transaction<T>(db: &Database, change: &mut dyn FnMut(&mut Tables<'_>) -> Result<T, Fault>) -> Result<T, Fault> {
     let mut txn = db.begin_write()?;
     txn.set_durability(Durability::Immediate)?;
+    txn.set_two_phase_commit(true);
     let out = {
         let mut tables = Tables::open(&txn)?;
         change(&mut tables)?
@@ -145,17 +151,17 @@ impl Rows {
         Ok(Self { on, cache_bytes, opened: RwLock::new(Opened { db: Some(db), health, turn: 0 }) })
     }
 
-    /// Moves a damaged file out of the way, as evidence; answers its new name.
-    pub(super) fn set_aside(on: &dyn Files) -> io::Result<String> {
-        let names = on.list("")?;
-        let free = (1..).map(|n: u32| format!("{NAME}.damaged-{n}")).find(|name| !names.contains(name));
-        let to = free.unwrap_or_else(|| format!("{NAME}.damaged"));
-        on.rename(NAME, &to)?;
+    /// Keeps a damaged file under another name, as evidence, before a new one takes its own; answers that name.
+    pub(super) fn keep(on: &dyn Files) -> io::Result<String> {
+        let number = |name: &String| name.strip_prefix(DAMAGED).and_then(|number| number.parse::<u32>().ok());
+        let last = on.list("")?.iter().filter_map(number).max().unwrap_or(0);
+        let to = format!("{DAMAGED}{}", last + 1);
+        on.link(NAME, &to)?;
         on.sync_dir("")?;
         Ok(to)
     }
 
-    /// Makes a new one. It gets its name when its first transaction is durable: before, nothing could open it.
+    /// Makes a new one. It takes the name when its first transaction is durable: before, nothing could open it.
     pub(super) fn create(
         on: Arc<dyn Files>,
         cache_bytes: usize,

@@ -9,7 +9,7 @@ use super::super::{Access, FaultFiles};
 use super::model::{Step, act, look, origin, step};
 use super::*;
 
-const CUTS_TRIED: u64 = 300;
+const CUTS_TRIED: u64 = 240;
 /// Steps between two cuts.
 const STEPS: u64 = 16;
 /// A life of [`STEPS`] takes about so many operations.

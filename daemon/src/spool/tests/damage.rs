@@ -118,6 +118,76 @@ fn a_damaged_page_is_fetched_again_and_its_references_stay_right() {
     assert!(files.list("packs").expect("lists").is_empty());
 }
 
+/// A message whose payload is the one that its envelope names.
+fn document(row: u64) -> Op {
+    let inline = payload(1000 + row, 600);
+    let body = body(row, inline.len() as u64, root_of(&inline));
+    let message = message_row(MessageId::of(&body), 0);
+    Op::PutMessage {
+        row: Row(row),
+        message,
+        envelope: Statement::Signed(signed(body)),
+        inline: Some(inline),
+        payload: None,
+    }
+}
+
+/// The rows that a spool gives back, each with all that belongs to it.
+fn rows(spool: &DiskSpool) -> BTreeSet<String> {
+    let mut out = BTreeSet::new();
+    spool
+        .restore(&mut |input| {
+            if let Input::RestoredMessage { row, message, body, .. } = &input {
+                let (inline, envelope) = (spool.inline(*row).expect("reads"), spool.envelope(*row).expect("reads"));
+                out.insert(format!("{row:?} {message:?} {body:?} {inline:?} {envelope:?}"));
+            }
+        })
+        .expect("restores");
+    out
+}
+
+#[test]
+fn bits_that_flip_in_the_index_cost_the_rows_beside_them_and_no_others() {
+    const MESSAGES: u64 = 300;
+    let (mut noticed, mut worst, mut branches) = (0, 0, 0);
+    for seed in 0..60 {
+        let files = FaultFiles::new();
+        let bytes = payload(44, CHUNK_BYTES + 5);
+        let spool = open_on(&files);
+        let payload = (upload(&spool, &bytes), bytes.len() as u64);
+        let all: Vec<Op> =
+            (1..=MESSAGES).map(|row| if row == 7 { put(row, Some(payload)) } else { document(row) }).collect();
+        all.chunks(30).for_each(|ops| spool.commit(ops.to_vec()).expect("commits"));
+        let before = rows(&spool);
+        if seed % 2 == 0 {
+            drop(spool);
+        } else {
+            files.cut();
+            drop(spool);
+        }
+        let files = files.after_power_cut(seed);
+        files.flip(seed, "spool.redb").expect("there is content");
+        let spool = open_on(&files);
+        let after = rows(&spool);
+        let lost = before.difference(&after).count();
+        let seen = files.list("").expect("lists").iter().any(|name| name.contains("damaged"));
+        assert!(seen || lost == 0, "seed {seed}: {lost} rows went silently");
+        (noticed, worst) = (noticed + usize::from(seen), worst.max(lost));
+        assert_eq!(
+            after.difference(&before).collect::<Vec<_>>(),
+            Vec::<&String>::new(),
+            "seed {seed}: comes back changed"
+        );
+        // A leaf holds six of these rows, a branch leads to some dozens of leaves.
+        branches += usize::from(lost > 12);
+        let whole = read_back(&spool, payload.0, layout(&bytes)).is_some();
+        assert!(whole || lost > 0 || spool.held(payload.0, layout(&bytes)).is_ok(), "seed {seed}");
+        spool.commit(vec![put(1000, None)]).expect("commits");
+    }
+    eprintln!("{noticed} of 60 were noticed, {branches} cost more than two leaves; at worst {worst} rows were lost");
+    assert!(noticed > 25 && branches <= 4, "{noticed} noticed, {branches} branches, at worst {worst} rows");
+}
+
 /// What a flipped bit in the redb file makes of a page, with the checksum of redb's page right.
 fn damage_page(files: &FaultFiles, root: Digest, page: &Bytes) {
     let mut bad = page.to_vec();
