@@ -21,7 +21,6 @@ use tram_relay::input::{Held, Input};
 use crate::link::fault::Fault;
 use crate::link::session::Link;
 use crate::link::signers::Signers;
-use crate::link::transfer;
 
 /// Frames of one stream.
 pub(crate) struct Frames {
@@ -111,7 +110,11 @@ async fn one(link: Arc<Link>, mut stream: RecvStream) -> Result<(), Fault> {
     let kind = kind_of(&mut stream).await?;
     match kind {
         StreamKind::Control => Err(Fault::Protocol("a second control stream")),
-        StreamKind::Transfer => transfer::receive(&link, stream).await,
+        StreamKind::Transfer => {
+            // The receiver goes only with the link.
+            let _ = link.transfers.send(stream).await;
+            Ok(())
+        }
         StreamKind::Class(_) | StreamKind::Receipts if !link.first_of(kind) => {
             Err(Fault::Protocol("a second stream of one class"))
         }
@@ -134,6 +137,7 @@ async fn offers(link: &Link, stream: RecvStream, precedence: Precedence) -> Resu
 }
 
 async fn take_offer(link: &Link, signers: &mut Signers, mut offer: Offer, precedence: Precedence) -> Result<(), Fault> {
+    link.carried();
     let statement = &offer.envelope.statement;
     let (id, body) = (MessageId::of(statement), Box::new(Body::decode(statement)?));
     if body.precedence != precedence {

@@ -1,7 +1,7 @@
 //! One connection: who is there, the tasks that serve it, and its end.
 
 use std::collections::{HashSet, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,23 +12,28 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tram_proto::frame::{Frame, StreamKind};
 use tram_proto::id::Digest;
-use tram_proto::limits::REASON_BYTES;
+use tram_proto::limits::{REASON_BYTES, RUN_UNITS};
 use tram_relay::input::{Input, LinkId, Side, Signer};
 
 use crate::engine::handle::{LINK_COMMANDS, Request, Stopped};
 use crate::link::fault::Fault;
 use crate::link::offered::Offered;
 use crate::link::writer::{self, Letter};
-use crate::link::{Here, OpenLink, reader};
+use crate::link::{Here, OpenLink, reader, transfer};
 
 /// A bye is given so long to reach the peer. quinn 0.11 loses a close while it is congested, a bye it does not.
 const BYE: Duration = Duration::from_millis(500);
 /// The dialler opens the control stream at once; this allows for a slow line.
 const CONTROL: Duration = Duration::from_secs(10);
-/// Transfers of the lower classes that are read at once. Each holds at most one run of 4 MiB.
-const READERS: usize = 3;
+/// Units of the lower classes in runs that are read at once: three of the longest runs, 12 MiB.
+const READERS: usize = 3 * RUN_UNITS as usize;
 /// The same for flash and immediate.
-const URGENT_READERS: usize = 1;
+const URGENT_READERS: usize = RUN_UNITS as usize;
+/// When a link has ended, what came of its runs gets so long to be stored before the core hears of the end. A disk that
+/// takes longer goes on afterwards.
+const STORE: Duration = Duration::from_secs(5);
+/// Transfer streams that may wait to be taken up.
+const ARRIVING: usize = 4;
 
 /// What the tasks of one link share.
 pub(crate) struct Link {
@@ -44,6 +49,10 @@ pub(crate) struct Link {
     pub(crate) wrong_runs: AtomicU32,
     /// Hashes of the chains that were accepted and kept: one comes over up to seven streams.
     pub(crate) chains: Mutex<HashSet<[u8; 32]>>,
+    /// Transfer streams on their way to who reads them.
+    pub(crate) transfers: mpsc::Sender<RecvStream>,
+    /// When a byte of a run or an offer came last, monotonic milliseconds.
+    carried_ms: AtomicU64,
     offered: Mutex<Offered>,
     kinds_seen: AtomicU8,
     heard: AtomicBool,
@@ -71,6 +80,17 @@ impl Link {
         if !self.heard.swap(true, Ordering::Relaxed) {
             (self.on_heard)();
         }
+    }
+
+    /// A byte of a run or an offer came.
+    pub(crate) fn carried(&self) {
+        self.carried_ms.fetch_max(self.here.clock.mono_ms(), Ordering::Relaxed);
+    }
+
+    /// Since when none did.
+    pub(crate) fn carried_nothing_for(&self) -> Duration {
+        let last_ms = self.carried_ms.load(Ordering::Relaxed);
+        Duration::from_millis(self.here.clock.mono_ms().saturating_sub(last_ms))
     }
 
     pub(crate) async fn tell(&self, input: Input) -> Result<(), Stopped> {
@@ -139,6 +159,7 @@ pub(crate) async fn run(
             return fault;
         }
     };
+    let (transfers, arriving) = mpsc::channel(ARRIVING);
     let link = Arc::new(Link {
         id: LinkId(here.engine.unique()),
         here: here.clone(),
@@ -149,6 +170,8 @@ pub(crate) async fn run(
         came: Notify::new(),
         wrong_runs: AtomicU32::new(0),
         chains: Mutex::default(),
+        transfers,
+        carried_ms: AtomicU64::new(here.clock.mono_ms()),
         offered: Mutex::default(),
         kinds_seen: AtomicU8::new(0),
         heard: AtomicBool::new(false),
@@ -158,7 +181,7 @@ pub(crate) async fn run(
     here.open.send_modify(|links| {
         links.insert(link.id, open);
     });
-    let fault = serve(&link, &connection, side, (send, recv)).await;
+    let fault = serve(&link, &connection, side, (send, recv), arriving).await;
     let told = link.tell(Input::LinkDown { link: link.id }).await;
     here.open.send_modify(|links| {
         links.remove(&link.id);
@@ -166,7 +189,13 @@ pub(crate) async fn run(
     told.map_or(Fault::Stopped, |()| fault)
 }
 
-async fn serve(link: &Arc<Link>, connection: &Connection, side: Side, control: (SendStream, RecvStream)) -> Fault {
+async fn serve(
+    link: &Arc<Link>,
+    connection: &Connection,
+    side: Side,
+    control: (SendStream, RecvStream),
+    mut transfers: mpsc::Receiver<RecvStream>,
+) -> Fault {
     let (writer, outputs) = mpsc::channel(LINK_COMMANDS);
     let up = Request::LinkUp { link: link.id, peer: link.peer.clone(), side, writer };
     if link.here.engine.request(up).await.is_err() {
@@ -181,7 +210,8 @@ async fn serve(link: &Arc<Link>, connection: &Connection, side: Side, control: (
     tasks.spawn(reader::control(link.clone(), recv));
     tasks.spawn(reader::streams(link.clone(), connection.clone()));
     tasks.spawn(writer::run(link.clone(), connection.clone(), outputs, queue.clone()));
-    let fault = first_fault(&mut tasks, connection).await;
+    let mut runs = JoinSet::new();
+    let fault = first_fault(link, connection, &mut tasks, &mut runs, &mut transfers).await;
     tasks.shutdown().await;
     if let Some((code, reason)) = fault.farewell() {
         let bye = Frame::Bye { code, reason: clip(&reason).to_owned() };
@@ -191,6 +221,11 @@ async fn serve(link: &Arc<Link>, connection: &Connection, side: Side, control: (
     }
     last_words.abort();
     close(connection, &fault);
+    // The runs read to the end of what came, and store that.
+    let ended = async { while runs.join_next().await.is_some() {} };
+    if tokio::time::timeout(STORE, ended).await.is_err() {
+        runs.detach_all();
+    }
     match connection.close_reason() {
         // A task sees only that its stream broke; the connection knows why.
         Some(error) if fault == Fault::Broken && error != ConnectionError::LocallyClosed => Fault::Lost(error),
@@ -200,18 +235,30 @@ async fn serve(link: &Arc<Link>, connection: &Connection, side: Side, control: (
 
 /// Waits for the first task to fail or the connection to end. A peer that closes breaks its streams off a moment before
 /// its bye arrives: that is waited for.
-async fn first_fault(tasks: &mut JoinSet<Result<(), Fault>>, connection: &Connection) -> Fault {
+async fn first_fault(
+    link: &Arc<Link>,
+    connection: &Connection,
+    tasks: &mut JoinSet<Result<(), Fault>>,
+    runs: &mut JoinSet<Result<(), Fault>>,
+    transfers: &mut mpsc::Receiver<RecvStream>,
+) -> Fault {
     let mut broken = false;
     loop {
-        tokio::select! {
-            Some(done) = tasks.join_next() => match done {
-                Ok(Ok(())) => {}
-                Ok(Err(Fault::Broken)) => broken = true,
-                Ok(Err(fault)) => return fault,
-                Err(error) => return Fault::Spool(error.to_string()),
-            },
+        let done = tokio::select! {
+            Some(done) = tasks.join_next() => done,
+            Some(done) = runs.join_next() => done,
+            Some(stream) = transfers.recv() => {
+                runs.spawn(transfer::receive(link.clone(), stream));
+                continue;
+            }
             error = connection.closed() => return Fault::Lost(error),
             () = tokio::time::sleep(BYE), if broken => return Fault::Broken,
+        };
+        match done {
+            Ok(Ok(())) => {}
+            Ok(Err(Fault::Broken)) => broken = true,
+            Ok(Err(fault)) => return fault,
+            Err(error) => return Fault::Spool(error.to_string()),
         }
     }
 }

@@ -2,19 +2,23 @@
 //!
 //! Units follow the header as raw bytes; their lengths follow from the payload's, which the offer said. The head is
 //! verified against the root, a page against the head, a chunk against its page. A run with other bytes is dropped and
-//! counted; the third ends the link. Memory: a run at most for each reader, and readers are few.
+//! counted; the third ends the link. However a run ends, and if the link ends with it, what was verified is stored and
+//! reported. A run for which the spool has no room, or whose sender falls silent, is stopped, and the link goes on.
+//! Memory: a run at most for each reader, and readers are few.
 
-use std::sync::PoisonError;
+use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use quinn::{ReadExactError, RecvStream, VarInt};
-use tokio::time::{sleep, timeout};
+use quinn::{ReadError, RecvStream, VarInt};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tram_proto::envelope::Precedence;
 use tram_proto::frame::{Frame, Range, StreamKind};
 use tram_proto::id::Digest;
-use tram_proto::limits::PAGE_HASHES;
+use tram_proto::limits::{PAGE_HASHES, RUN_UNITS};
 use tram_proto::manifest::{Head, Layout, Unit, decode_page};
 use tram_relay::input::Input;
 
@@ -22,19 +26,30 @@ use crate::link::fault::Fault;
 use crate::link::reader::Frames;
 use crate::link::run::{is_urgent, manifest_unit};
 use crate::link::session::Link;
+use crate::spool::SpoolError;
 
 /// Runs with wrong bytes after which a link ends.
 const WRONG_RUNS: u32 = 3;
-/// Verified units wait so long for more of their run before they are stored, so that slow lines show progress.
-const GATHER_MS: u64 = 1_000;
+/// Verified units that are stored together at least: 1 MiB of chunks. More that came meanwhile go with them, so that a
+/// slow disk gets fewer and larger groups.
+const STORE_UNITS: usize = 4;
+/// They wait so long for more of their run, so that slow lines show progress.
+const GATHER: Duration = Duration::from_secs(1);
+/// A run is stopped after so long without a byte of it or of any other run or offer: the line carries the more urgent
+/// first, so a run alone may wait longer.
+const SILENCE: Duration = Duration::from_secs(30);
 /// A chunk may overtake the page that vouches for it by so much.
 const MANIFEST: Duration = Duration::from_secs(30);
 /// A run may overtake its offer by so much: they travel on different streams.
 const OFFER: Duration = Duration::from_secs(3);
 /// Heads and pages kept for chunks that follow before the spool can be read; a page takes 32 KiB.
 const MANIFEST_UNITS: usize = 32;
-/// What a stopped transfer stream says: the run is not taken.
-const NOT_TAKEN: VarInt = VarInt::from_u32(2);
+/// The same in bytes: the head of 8 TiB takes 1 MiB.
+const MANIFEST_BYTES: usize = 4 << 20;
+/// What a stopped transfer stream says: the run's bytes are wrong; there is no room for it now; its sender fell silent.
+pub(crate) const NOT_TAKEN: VarInt = VarInt::from_u32(2);
+pub(crate) const NO_ROOM: VarInt = VarInt::from_u32(3);
+pub(crate) const SILENT: VarInt = VarInt::from_u32(4);
 
 /// Why a run is dropped: its bytes are not what they should be.
 struct Wrong(String);
@@ -44,6 +59,8 @@ enum Stop {
     Wrong(Wrong),
     /// The sender could not go on.
     Reset,
+    /// No more of it is taken now, but its sender did no wrong.
+    NotNow(VarInt, String),
     Fault(Fault),
 }
 
@@ -54,7 +71,8 @@ impl<F: Into<Fault>> From<F> for Stop {
 }
 
 /// Receives one run.
-pub(crate) async fn receive(link: &Link, stream: RecvStream) -> Result<(), Fault> {
+pub(crate) async fn receive(link: Arc<Link>, stream: RecvStream) -> Result<(), Fault> {
+    let link = link.as_ref();
     let mut frames = Frames::new(stream, StreamKind::Transfer);
     let (root, first, count) = match frames.next().await {
         Ok(Some(Frame::Run { root, first, count })) => (root, first, u64::from(count)),
@@ -75,10 +93,15 @@ pub(crate) async fn receive(link: &Link, stream: RecvStream) -> Result<(), Fault
         return refuse(link, &mut frames.stream, wrong);
     }
     let readers = if is_urgent(precedence) { &link.urgent_readers } else { &link.readers };
-    let _place = readers.acquire().await;
+    let _places = readers.acquire_many(u32::try_from(count).unwrap_or(RUN_UNITS)).await;
     match arriving.take(&mut frames.stream, first, count).await {
         Ok(()) | Err(Stop::Reset) => Ok(()),
         Err(Stop::Wrong(wrong)) => refuse(link, &mut frames.stream, wrong),
+        Err(Stop::NotNow(code, why)) => {
+            let _ = frames.stream.stop(code);
+            link.warn("a run is stopped", &why);
+            Ok(())
+        }
         Err(Stop::Fault(fault)) => Err(fault),
     }
 }
@@ -160,7 +183,8 @@ impl Arriving<'_> {
 
     fn keep(&self, number: u64, bytes: Bytes) {
         let mut kept = self.link.manifests.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() >= MANIFEST_UNITS {
+        let held = |kept: &VecDeque<(Digest, u64, Bytes)>| kept.iter().map(|(.., bytes)| bytes.len()).sum::<usize>();
+        while kept.len() >= MANIFEST_UNITS || (!kept.is_empty() && held(&kept) + bytes.len() > MANIFEST_BYTES) {
             kept.pop_front();
         }
         kept.push_back((self.root, number, bytes));
@@ -168,33 +192,62 @@ impl Arriving<'_> {
         self.link.came.notify_waiters();
     }
 
+    /// Reads and verifies units while those before them are stored.
     async fn take(&mut self, stream: &mut RecvStream, first: u64, count: u64) -> Result<(), Stop> {
-        let mut group: Vec<Bytes> = Vec::new();
-        let mut start = first;
-        let clock = self.link.here.clock;
-        let mut due_ms = 0_u64;
+        let (verified, units) = mpsc::channel(RUN_UNITS as usize);
+        let storing = store(self.link, self.root, self.layout, first, units);
+        // Never an error to `try_join`: what was read before it is stored all the same.
+        let reading = async { Ok(self.read_units(stream, first, count, verified).await) };
+        let (read, ()) = tokio::try_join!(reading, storing)?;
+        read?;
+        // Read only now: the peer may open its next stream when this one is read to its end, so what it sends ahead of
+        // the disk is bounded by its streams.
+        match stream.read_chunk(1, true).await {
+            Ok(None) => Ok(()),
+            Ok(Some(_)) => Err(Fault::Protocol("bytes follow the end of a run").into()),
+            Err(ReadError::Reset(_)) => Err(Stop::Reset),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn read_units(
+        &mut self,
+        stream: &mut RecvStream,
+        first: u64,
+        count: u64,
+        verified: mpsc::Sender<Bytes>,
+    ) -> Result<(), Stop> {
         for number in first..first + count {
             let unit = self.layout.unit(number).ok_or(Fault::Protocol("a run goes beyond its payload's end"))?;
-            let mut read = std::pin::pin!(read(stream, self.layout.unit_bytes(unit)));
-            let bytes = loop {
-                tokio::select! {
-                    bytes = &mut read => break bytes?,
-                    () = sleep(Duration::from_millis(due_ms.saturating_sub(clock.mono_ms()))), if !group.is_empty() => {
-                        self.store(start, std::mem::take(&mut group)).await?;
-                        start = number;
-                    }
-                }
-            };
+            let bytes = self.read(stream, self.layout.unit_bytes(unit)).await?;
             self.verify(number, unit, &bytes).await.map_err(Stop::Wrong)?;
-            if group.is_empty() {
-                due_ms = clock.mono_ms() + GATHER_MS;
+            // A whole run fits; a failure to store ends this as well.
+            let _ = verified.send(bytes).await;
+        }
+        Ok(())
+    }
+
+    /// Copies the unit out: what QUIC hands over would keep whole receive buffers alive.
+    async fn read(&self, stream: &mut RecvStream, bytes: usize) -> Result<Bytes, Stop> {
+        let mut unit = vec![0; bytes];
+        let mut filled = 0;
+        while let Some(rest) = unit.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+            match timeout(SILENCE, stream.read(rest)).await {
+                Ok(Ok(Some(count))) => {
+                    filled += count;
+                    self.link.carried();
+                }
+                Ok(Ok(None)) => return Err(Fault::Protocol("a run ends before its last unit").into()),
+                Ok(Err(ReadError::Reset(_))) => return Err(Stop::Reset),
+                Ok(Err(error)) => return Err(error.into()),
+                Err(_) if self.link.carried_nothing_for() < SILENCE => {}
+                Err(_) => {
+                    let (root, seconds) = (self.root, SILENCE.as_secs());
+                    return Err(Stop::NotNow(SILENT, format!("nothing of payload {root} came for {seconds} s")));
+                }
             }
-            group.push(bytes);
         }
-        if stream.read_chunk(1, true).await?.is_some() {
-            return Err(Fault::Protocol("bytes follow the end of a run").into());
-        }
-        self.store(start, group).await
+        Ok(unit.into())
     }
 
     async fn verify(&mut self, number: u64, unit: Unit, bytes: &Bytes) -> Result<(), Wrong> {
@@ -237,22 +290,29 @@ impl Arriving<'_> {
         let digest = self.head.as_ref().and_then(|head| head.page(page));
         digest.ok_or_else(|| Wrong(format!("payload {} has no page {page}", self.root)))
     }
-
-    async fn store(&self, first: u64, units: Vec<Bytes>) -> Result<(), Stop> {
-        let (root, layout) = (self.root, self.layout);
-        let units_stored = Range { first, count: units.len() as u64 };
-        self.link.here.on_disk(move |spool| spool.store(root, layout, first, units)).await?;
-        self.link.tell(Input::UnitsDurable { root, units: units_stored }).await?;
-        Ok(())
-    }
 }
 
-/// Copies the unit out: what QUIC hands over would keep whole receive buffers alive.
-async fn read(stream: &mut RecvStream, bytes: usize) -> Result<Bytes, Stop> {
-    let mut unit = vec![0; bytes];
-    match stream.read_exact(&mut unit).await {
-        Ok(()) => Ok(unit.into()),
-        Err(ReadExactError::ReadError(quinn::ReadError::Reset(_))) => Err(Stop::Reset),
-        Err(error) => Err(Stop::Fault(error.into())),
+/// Stores verified units as they come, until no more will.
+async fn store(
+    link: &Link,
+    root: Digest,
+    layout: Layout,
+    mut first: u64,
+    mut verified: mpsc::Receiver<Bytes>,
+) -> Result<(), Stop> {
+    while let Some(unit) = verified.recv().await {
+        let mut units = vec![unit];
+        let gather = async {
+            while units.len() < STORE_UNITS && verified.recv_many(&mut units, RUN_UNITS as usize).await > 0 {}
+        };
+        let _ = timeout(GATHER, gather).await;
+        let stored = Range { first, count: units.len() as u64 };
+        match link.here.on_disk(move |spool| spool.store(root, layout, stored.first, units)).await {
+            Err(full @ SpoolError::Full { .. }) => return Err(Stop::NotNow(NO_ROOM, full.to_string())),
+            done => done?,
+        }
+        link.tell(Input::UnitsDurable { root, units: stored }).await?;
+        first = stored.end();
     }
+    Ok(())
 }

@@ -11,10 +11,10 @@ use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::{DigitallySignedStruct, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tram_proto::envelope::Precedence;
-use tram_proto::frame::{ALPN, Frame, StreamKind, frame_length};
+use tram_proto::frame::{ALPN, Frame, Range, StreamKind, frame_length};
 use tram_proto::id::Digest;
 use tram_proto::limits::{CHUNK_BYTES, OFFER_FRAME_BYTES};
-use tram_proto::manifest::Builder;
+use tram_proto::manifest::{Builder, Layout};
 use tram_proto::statement::Kind;
 use tram_relay::input::Input;
 
@@ -180,6 +180,46 @@ async fn wrong_chunks_are_dropped_and_the_third_ends_the_link() {
     assert!(matches!(scene.station.next_input().await, Input::UnitsDurable { .. }));
     send_run(&scene.raw, root, 4, &[&bad]).await;
     scene.closed(7, "its digest is not the manifest's").await;
+}
+
+/// A peer that offered a payload of three chunks and began a run of its five units: three of them have come, and a part
+/// of the fourth.
+async fn half_a_run() -> (Scene, SendStream, Layout, Digest) {
+    const PART: usize = 100_000;
+    let mut scene = Scene::new().await;
+    let chunk = noise(CHUNK_BYTES);
+    let (root, bytes, head, page) = payload(&chunk);
+    let mut class = scene.raw.open(CLASS).await;
+    let body = body_of(&scene.can_tho, Precedence::Flash, root, bytes);
+    scene.raw.offer(&mut class, &scene.can_tho, &body, None).await;
+    assert!(matches!(scene.station.next_input().await, Input::Offer { .. }));
+    let mut stream = scene.raw.open(StreamKind::Transfer).await;
+    for bytes in [&Frame::Run { root, first: 0, count: 5 }.encode()[..], &head, &page, &chunk, &chunk[..PART]] {
+        stream.write_all(bytes).await.expect("written");
+    }
+    // Packets carry these bytes and a few of their own; the part is far longer than the few.
+    let received = || scene.station.here.connections()[0].connection.stats().udp_rx.bytes as usize;
+    while received() < CHUNK_BYTES + PART {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    (scene, stream, Layout::new(bytes).expect("small"), root)
+}
+
+#[tokio::test]
+async fn a_run_that_is_cut_off_keeps_what_came() {
+    let (mut reset, mut stream, layout, root) = half_a_run().await;
+    stream.reset(1u32.into()).expect("open");
+    let (mut lost, _stream, _, lost_root) = half_a_run().await;
+    lost.raw.connection.close(9u32.into(), b"");
+    for (scene, root) in [(&mut reset, root), (&mut lost, lost_root)] {
+        let got = scene.station.next_input().await;
+        assert!(matches!(got, Input::UnitsDurable { units: Range { first: 0, count: 3 }, .. }), "{got:?}");
+        let held = scene.station.spool.held(root, layout).expect("readable").units;
+        // The three chunks are alike.
+        assert_eq!(held, vec![Range { first: 0, count: 5 }]);
+    }
+    // And only then the engine heard that the link is gone.
+    assert!(matches!(lost.station.next_input().await, Input::LinkDown { .. }));
 }
 
 #[tokio::test]

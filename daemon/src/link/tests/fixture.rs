@@ -93,7 +93,7 @@ pub(crate) fn quic_keys(keys: &NodeKeys) -> QuicKeys {
 pub(crate) struct Station {
     pub(crate) keys: NodeKeys,
     pub(crate) here: Arc<Here>,
-    pub(crate) spool: Arc<MemorySpool>,
+    pub(crate) spool: Arc<dyn Spool>,
     pub(crate) endpoints: Arc<Endpoints>,
     requests: mpsc::Receiver<Request>,
     accepting: AbortHandle,
@@ -105,7 +105,10 @@ impl Station {
     }
 
     pub(crate) fn with_clock(keys: &NodeKeys, listen: Option<&str>, clock: Clock) -> Self {
-        let spool = Arc::new(MemorySpool::new(1 << 40, GRACE_MS));
+        Self::with_spool(keys, listen, clock, Arc::new(MemorySpool::new(1 << 40, GRACE_MS)))
+    }
+
+    pub(crate) fn with_spool(keys: &NodeKeys, listen: Option<&str>, clock: Clock, spool: Arc<dyn Spool>) -> Self {
         let chain: Vec<Bytes> = keys.chain().iter().map(|c| Bytes::copy_from_slice(c)).collect();
         spool.put_chain(&chain).expect("stored");
         let (engine, requests, _) = EngineHandle::new();
