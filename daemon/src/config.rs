@@ -258,6 +258,10 @@ impl Sections {
             if addresses.is_empty() {
                 return Err(wrong("uplink.addresses", "give at least one HOST:PORT".to_owned()));
             }
+            if uplinks.iter().any(|(other, _)| *other == node) {
+                let why = format!("{node} stands twice; give all its addresses in one [[uplink]]");
+                return Err(wrong("uplink.node", why));
+            }
             uplinks.push((node, addresses));
         }
         if uplinks.len() > tram_proto::limits::UPLINKS {
@@ -317,6 +321,8 @@ mod tests {
         check("[[uplink]]\nnode = \"A\"\naddresses = [\"h:1\"]\n", Err(&["uplink.node", "\"a\""]));
         check("[[uplink]]\nnode = \"a\"\naddresses = [\"h\"]\n", Err(&["uplink.addresses"]));
         check("[[uplink]]\nnode = \"a\"\naddresses = []\n", Err(&["at least one"]));
+        let twice = "[[uplink]]\nnode = \"a\"\naddresses = [\"h:1\"]\n".repeat(2);
+        check(&twice, Err(&["uplink.node", "a stands twice"]));
         check("[log]\nlevel = \"tramd=loud\"\n", Err(&["log.level", "loud"]));
     }
 

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 use tram_pki::authority::Authority;
@@ -23,13 +24,14 @@ use crate::engine::Engine;
 use crate::engine::handle::EngineHandle;
 use crate::issuer::Desk;
 use crate::join::JoinServer;
-use crate::link::dialer::{Uplink, Uplinks};
+use crate::link::dialer::Uplinks;
 use crate::link::endpoint::{Endpoints, QuicKeys};
 use crate::link::trust::NodeTrust;
 use crate::link::{Here, acceptor};
 use crate::local::station::Issuer;
-use crate::local::{self, Door, Sockets, access::Access};
+use crate::local::{self, Door, Sockets};
 use crate::paths::Paths;
+use crate::reload::{self, Reloader};
 use crate::setup::Reachable;
 use crate::spool::{DiskOptions, DiskSpool, LOW_ROOM_BYTES, Room, Spool, SpoolError};
 use crate::view::View;
@@ -80,7 +82,6 @@ struct StopSignal {
 
 impl StopSignal {
     fn new() -> std::io::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
@@ -110,6 +111,7 @@ pub async fn run(
     clock: Clock,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), Failure> {
+    let mut hangup = signal(SignalKind::hangup()).map_err(|e| Failure::new(exit::IO, e))?;
     let keys = NodeKeys::load(&paths.pki).map_err(|e| Failure::new(exit::CONFIG, e))?;
     let me = keys.identity().clone();
     let spool = open_spool(&paths, &config, me.id).await?;
@@ -128,11 +130,7 @@ pub async fn run(
     let endpoints = Endpoints::open(config.listen.overlay, quic_keys(&keys), Arc::new(|| None));
     let endpoints = Arc::new(endpoints.map_err(|e| Failure::new(exit::IO, e))?);
     let accepting = tokio::spawn(acceptor::run(here.clone(), endpoints.clone()));
-    let uplinks = config.uplinks.iter().map(|(node, addresses)| Uplink {
-        node: node.clone(),
-        addresses: addresses.iter().map(ToString::to_string).collect(),
-    });
-    let uplinks = Uplinks::dial(&here, &endpoints, uplinks.collect());
+    let uplinks = Uplinks::dial(&here, &endpoints, reload::to_dial(&config));
 
     let desk = open_desk(&paths, &config, &keys, clock)?;
     if let Some(desk) = &desk {
@@ -141,14 +139,23 @@ pub async fn run(
     let upkeep = tokio::spawn(upkeep(spool.clone(), engine.clone(), clock));
 
     let sockets = Sockets::bind(&paths.run).map_err(|e| Failure::new(exit::CONFIG, e))?;
-    let rules = Access::resolve(&config.rules).map_err(|e| Failure::new(exit::CONFIG, e))?;
-    let (_rules, access) = watch::channel(Arc::new(rules));
+    let rules = reload::access_of(&config, &paths).map_err(|e| Failure::new(exit::CONFIG, e))?;
+    let (new_rules, access) = watch::channel(rules);
     let station = Arc::new(View::new(&keys, &config, clock, uplinks.status(), here.clone()));
+    let listen = config.listen.overlay;
+    let reloader = Arc::new(Reloader::new(paths, config, uplinks, new_rules));
     let issuer = desk.map(|desk| desk as Arc<dyn Issuer>);
     let door = Door { engine: engine.clone(), spool: spool.clone(), station, issuer, access };
     let (close_local, closing) = watch::channel(false);
     let local = tokio::spawn(local::serve(sockets, door, wait_for(closing)));
-    info!(node = %me.name, id = %me.id, role = %me.role, listen = ?config.listen.overlay, "ready");
+    let by_signal = reloader.clone();
+    let reloading = tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            // It has said in the log what it found.
+            let _ = by_signal.reload().await;
+        }
+    });
+    info!(node = %me.name, id = %me.id, role = %me.role, listen = ?listen, "ready");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 
     tokio::select! {
@@ -156,11 +163,12 @@ pub async fn run(
         _ = failure.wait_for(Option::is_some) => {}
     }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    reloading.abort();
     let _ = close_local.send(true);
     let _ = tokio::time::timeout(Duration::from_secs(5), local).await;
     let _ = tokio::time::timeout(BYE, engine.shutdown()).await;
     here.closed(BYE).await;
-    drop(uplinks);
+    reloader.stop().await;
     endpoints.close();
     accepting.abort();
     upkeep.abort();

@@ -10,6 +10,7 @@ mod e2e {
     mod joining;
     mod payloads;
     mod recipients;
+    mod reload;
     mod sequence;
     mod spool;
     mod trust;

@@ -85,7 +85,7 @@ async fn serve(here: Arc<Here>, connection: quinn::Connection) {
     let identity = connection.peer_identity().and_then(|any| any.downcast::<Vec<_>>().ok());
     let name = identity.and_then(|certificates| here.trust.peer(&certificates).ok()).map(|peer| peer.name.to_string());
     let name = name.unwrap_or_else(|| remote.to_string());
-    let fault = session::run(here.clone(), connection, Side::Down, || {}).await;
+    let fault = session::run(here.clone(), connection, Side::Down, || {}, std::future::pending()).await;
     if fault.is_orderly() {
         tracing::info!(peer = %name, "link down: {fault}");
     } else if here.is_news(&name, &fault.to_string()) {

@@ -1,4 +1,4 @@
-//! Uplinks: one task each dials, serves the link, and dials again.
+//! Uplinks: one task each dials, serves the link, and dials again. They can be exchanged while the node runs.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,6 +21,8 @@ const CONNECT: Duration = Duration::from_secs(5);
 const PAUSE_MS: u64 = 250;
 /// The longest pause of all.
 const PAUSE_MAX_MS: u64 = 30_000;
+/// The shortest pause after one of the two said that a spool was rolled back or its disk cloned: only a person can help.
+const PAUSE_HELD_MS: u64 = 60_000;
 /// A link that was up for so long was a good one: the next pause is short again.
 const GOOD_MS: u64 = 10_000;
 /// Socket addresses tried of one uplink.
@@ -62,35 +64,75 @@ pub struct UplinkStatus {
 /// The dialling tasks of all uplinks; they end when this is dropped.
 #[derive(Debug)]
 pub struct Uplinks {
-    status: watch::Receiver<Vec<UplinkStatus>>,
-    _tasks: JoinSet<()>,
+    here: Arc<Here>,
+    endpoints: Arc<Endpoints>,
+    status: watch::Sender<Vec<UplinkStatus>>,
+    dialled: Vec<Dialled>,
+}
+
+/// An uplink and the task that dials it.
+#[derive(Debug)]
+struct Dialled {
+    uplink: Uplink,
+    place: u8,
+    leave: watch::Sender<bool>,
+    task: JoinSet<()>,
 }
 
 impl Uplinks {
     /// Begins to dial. Must be called within the runtime.
     #[must_use]
     pub fn dial(here: &Arc<Here>, endpoints: &Arc<Endpoints>, uplinks: Vec<Uplink>) -> Self {
-        let initial = uplinks.iter().map(|uplink| UplinkStatus {
-            node: uplink.node.clone(),
-            state: UplinkState::Connecting,
-            remote: None,
-            last_error: None,
-        });
-        let status = watch::Sender::new(initial.collect());
-        let receiver = status.subscribe();
-        let mut tasks = JoinSet::new();
-        for (place, uplink) in uplinks.into_iter().enumerate() {
-            let place = u8::try_from(place).unwrap_or(u8::MAX);
-            let (here, endpoints, status) = (here.clone(), endpoints.clone(), status.clone());
-            tasks.spawn(Dialer { here, endpoints, uplink, place, status }.run());
-        }
-        Self { status: receiver, _tasks: tasks }
+        let (here, endpoints, status) = (here.clone(), endpoints.clone(), watch::Sender::default());
+        let mut all = Self { here, endpoints, status, dialled: Vec::new() };
+        all.begin(uplinks);
+        all
     }
 
     /// How they stand, now and when that changes.
     #[must_use]
     pub fn status(&self) -> watch::Receiver<Vec<UplinkStatus>> {
-        self.status.clone()
+        self.status.subscribe()
+    }
+
+    /// Takes these from now on: says bye on the links of those that are gone, have other addresses or another place in
+    /// the order, waits for their end, and dials what is new. The others do not notice.
+    pub async fn change(&mut self, uplinks: Vec<Uplink>) {
+        let stays = |one: &Dialled| uplinks.get(usize::from(one.place)) == Some(&one.uplink);
+        let (staying, mut leaving): (Vec<_>, Vec<_>) = self.dialled.drain(..).partition(stays);
+        self.dialled = staying;
+        for one in &leaving {
+            one.leave.send_replace(true);
+        }
+        for one in &mut leaving {
+            while one.task.join_next().await.is_some() {}
+        }
+        self.begin(uplinks);
+    }
+
+    /// Dials those that are not dialled yet.
+    fn begin(&mut self, uplinks: Vec<Uplink>) {
+        let new = |uplink: &Uplink| UplinkStatus {
+            node: uplink.node.clone(),
+            state: UplinkState::Connecting,
+            remote: None,
+            last_error: None,
+        };
+        self.status.send_modify(|all| {
+            let kept = |uplink: &Uplink| all.iter().find(|s| s.node == uplink.node).cloned();
+            let dialled = |uplink: &Uplink| self.dialled.iter().any(|one| one.uplink == *uplink);
+            *all = uplinks.iter().map(|u| kept(u).filter(|_| dialled(u)).unwrap_or_else(|| new(u))).collect();
+        });
+        for (uplink, place) in uplinks.into_iter().zip(0..) {
+            if self.dialled.iter().any(|one| one.place == place) {
+                continue;
+            }
+            let (here, endpoints, status) = (self.here.clone(), self.endpoints.clone(), self.status.clone());
+            let (leave, leaving) = watch::channel(false);
+            let mut task = JoinSet::new();
+            task.spawn(Dialer { here, endpoints, uplink: uplink.clone(), place, status, leaving }.run());
+            self.dialled.push(Dialled { uplink, place, leave, task });
+        }
     }
 }
 
@@ -100,27 +142,44 @@ struct Dialer {
     uplink: Uplink,
     place: u8,
     status: watch::Sender<Vec<UplinkStatus>>,
+    leaving: watch::Receiver<bool>,
 }
 
-fn set(status: &watch::Sender<Vec<UplinkStatus>>, place: u8, change: impl FnOnce(&mut UplinkStatus)) {
+fn set(status: &watch::Sender<Vec<UplinkStatus>>, node: &NodeName, change: impl FnOnce(&mut UplinkStatus)) {
     status.send_modify(|all| {
-        if let Some(one) = all.get_mut(usize::from(place)) {
+        if let Some(one) = all.iter_mut().find(|one| one.node == *node) {
             change(one);
         }
     });
+}
+
+/// Resolves when the uplink is no longer wanted.
+async fn left(mut leaving: watch::Receiver<bool>) {
+    if leaving.wait_for(|leave| *leave).await.is_err() {
+        // Whoever dropped the sender ends this task as well.
+        std::future::pending().await
+    }
 }
 
 impl Dialer {
     async fn run(self) {
         let mut pause_ms = PAUSE_MS;
         loop {
-            set(&self.status, self.place, |s| s.state = UplinkState::Connecting);
+            set(&self.status, &self.uplink.node, |s| s.state = UplinkState::Connecting);
             let began_ms = self.here.clock.mono_ms();
-            let (why, is_news) = match self.connect().await {
+            let connected = tokio::select! {
+                connected = self.connect() => connected,
+                () = left(self.leaving.clone()) => return,
+            };
+            let mut least_ms = 0;
+            let (why, is_news) = match connected {
                 Ok(connection) => {
                     let fault = self.serve(connection).await;
                     if fault.is_shutdown() {
                         return;
+                    }
+                    if fault.holds_mail() {
+                        least_ms = PAUSE_HELD_MS;
                     }
                     (self.with_clock(fault.to_string()), !fault.is_orderly())
                 }
@@ -129,29 +188,33 @@ impl Dialer {
             if is_news && self.here.is_news(self.uplink.node.as_str(), &why) {
                 tracing::warn!(peer = %self.uplink.node, "uplink down: {why}");
             }
-            let was_up = self.status.borrow().get(usize::from(self.place)).is_some_and(|s| s.state == UplinkState::Up);
-            set(&self.status, self.place, |s| {
+            let is_up = |s: &UplinkStatus| s.node == self.uplink.node && s.state == UplinkState::Up;
+            let was_up = self.status.borrow().iter().any(is_up);
+            set(&self.status, &self.uplink.node, |s| {
                 s.state = UplinkState::Down;
                 s.last_error = Some(why);
             });
             if was_up && self.here.clock.mono_ms() - began_ms >= GOOD_MS {
                 pause_ms = PAUSE_MS;
             }
-            tokio::time::sleep(Duration::from_millis(jitter(pause_ms))).await;
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_millis(least_ms + jitter(pause_ms.max(least_ms)))) => {}
+                () = left(self.leaving.clone()) => return,
+            }
             pause_ms = (pause_ms * 2).min(PAUSE_MAX_MS);
         }
     }
 
     async fn serve(&self, connection: quinn::Connection) -> Fault {
-        let (status, place, node) = (self.status.clone(), self.place, self.uplink.node.clone());
+        let (status, node) = (self.status.clone(), self.uplink.node.clone());
         let on_heard = move || {
             tracing::info!(peer = %node, "uplink up");
-            set(&status, place, |s| {
+            set(&status, &node, |s| {
                 s.state = UplinkState::Up;
                 s.last_error = None;
             });
         };
-        session::run(self.here.clone(), connection, Side::Up(self.place), on_heard).await
+        session::run(self.here.clone(), connection, Side::Up(self.place), on_heard, left(self.leaving.clone())).await
     }
 
     /// Tries every address once; the error names them all.
@@ -171,7 +234,7 @@ impl Dialer {
             found.sort_by_key(SocketAddr::is_ipv6);
             for remote in found.into_iter().take(ADDRESSES - tried.min(ADDRESSES)) {
                 tried += 1;
-                set(&self.status, self.place, |s| s.remote = Some(remote));
+                set(&self.status, &self.uplink.node, |s| s.remote = Some(remote));
                 match self.connect_to(remote).await {
                     Ok(connection) => return Ok(connection),
                     Err(why) => failed.push(format!("{text}: {why}")),

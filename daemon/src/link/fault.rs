@@ -2,6 +2,7 @@
 
 use quinn::{ConnectionError, ReadError, ReadExactError, WriteError};
 use tram_proto::error::WireError;
+use tram_proto::id::NodeId;
 use tram_relay::output::CloseReason;
 
 use crate::engine::handle::Stopped;
@@ -9,11 +10,16 @@ use crate::spool::SpoolError;
 
 /// Codes of `Bye` and of the QUIC close that the daemon adds to [`CloseReason::code`].
 const PROTOCOL: u32 = CloseReason::Protocol("").code();
+const TWO_BOOTS: u32 = CloseReason::TwoBoots(NodeId([0; 16])).code();
+const ROLLED_BACK: u32 = CloseReason::RolledBack { theirs: 0, known: 0 }.code();
 const WRONG_BYTES: u32 = 7;
 const SPOOL_FULL: u32 = 8;
 const SPOOL: u32 = 9;
 const NOT_TRUSTED: u32 = 10;
 const STALLED: u32 = 11;
+const WITHDRAWN: u32 = 13;
+/// Its reason holds a name, so that the code cannot be taken from it here; a test compares.
+const HELD: u32 = 12;
 
 /// Why a link ends.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -48,6 +54,9 @@ pub(crate) enum Fault {
     Bye { code: u32, reason: String },
     #[error("{}", explain(.0))]
     Lost(ConnectionError),
+    /// The config no longer names this uplink, or names it otherwise.
+    #[error("this uplink was changed in the config")]
+    Withdrawn,
     #[error("the daemon is stopping")]
     Stopped,
 }
@@ -63,6 +72,7 @@ impl Fault {
             Self::Spool(_) => SPOOL,
             Self::Stalled(_) | Self::Dropped => STALLED,
             Self::Core(reason) => reason.code(),
+            Self::Withdrawn => WITHDRAWN,
             Self::Stopped => CloseReason::Shutdown.code(),
             Self::Bye { .. } | Self::Lost(_) => return None,
         };
@@ -74,18 +84,36 @@ impl Fault {
         Some((code, text))
     }
 
-    /// This node is stopping; nothing is dialled again.
+    /// This node is stopping, or has left this uplink; it is not dialled again.
     pub(crate) const fn is_shutdown(&self) -> bool {
-        matches!(self, Self::Stopped | Self::Core(CloseReason::Shutdown))
+        matches!(self, Self::Stopped | Self::Withdrawn | Self::Core(CloseReason::Shutdown))
+    }
+
+    /// One of the two holds the other's mail until a person has looked: its spool went back in time or was cloned.
+    pub(crate) const fn holds_mail(&self) -> bool {
+        match self {
+            Self::Core(CloseReason::RolledBack { .. } | CloseReason::TwoBoots(_) | CloseReason::Held(_)) => true,
+            Self::Bye { code, .. } => is_hold(*code as u64),
+            Self::Lost(ConnectionError::ApplicationClosed(close)) => is_hold(close.error_code.into_inner()),
+            _ => false,
+        }
     }
 
     /// Nobody's fault: not worth a warning.
     pub(crate) const fn is_orderly(&self) -> bool {
         matches!(
             self,
-            Self::Stopped | Self::Core(CloseReason::Shutdown | CloseReason::Replaced) | Self::Bye { code: 0, .. }
+            Self::Stopped
+                | Self::Withdrawn
+                | Self::Core(CloseReason::Shutdown | CloseReason::Replaced)
+                | Self::Bye { code: 0 | WITHDRAWN, .. }
         )
     }
+}
+
+/// Whether a peer that closes with this code holds our mail.
+const fn is_hold(code: u64) -> bool {
+    code == TWO_BOOTS as u64 || code == ROLLED_BACK as u64 || code == HELD as u64
 }
 
 impl From<Stopped> for Fault {
@@ -150,5 +178,23 @@ pub(crate) fn explain(error: &ConnectionError) -> String {
         ConnectionError::TimedOut => "the peer has not been heard of for too long".to_owned(),
         ConnectionError::LocallyClosed => "this node closed it".to_owned(),
         other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_that_ends_because_mail_is_held_is_known_from_either_side() {
+        let peer = "can-tho".parse().expect("a name");
+        let two_boots = CloseReason::TwoBoots(NodeId([1; 16]));
+        for reason in [CloseReason::Held(peer), two_boots, CloseReason::RolledBack { theirs: 1, known: 2 }] {
+            let bye = Fault::Bye { code: reason.code(), reason: reason.to_string() };
+            let close = quinn::ApplicationClose { error_code: reason.code().into(), reason: "".into() };
+            let lost = Fault::Lost(ConnectionError::ApplicationClosed(close));
+            assert!([Fault::Core(reason), bye, lost].iter().all(Fault::holds_mail));
+        }
+        assert!(!Fault::Bye { code: 3, reason: String::new() }.holds_mail() && !Fault::Withdrawn.holds_mail());
     }
 }

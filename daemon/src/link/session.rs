@@ -1,23 +1,22 @@
 //! One connection: who is there, the tasks that serve it, and its end.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use quinn::{Connection, ConnectionError, RecvStream, SendStream, VarInt};
 use rustls_pki_types::CertificateDer;
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tram_proto::frame::{Frame, StreamKind};
-use tram_proto::id::Digest;
 use tram_proto::limits::{REASON_BYTES, RUN_UNITS};
 use tram_relay::input::{Input, LinkId, Side, Signer};
 
 use crate::engine::handle::{LINK_COMMANDS, Request, Stopped};
 use crate::link::fault::Fault;
 use crate::link::offered::Offered;
+use crate::link::transfer::Manifests;
 use crate::link::writer::{self, Letter};
 use crate::link::{Here, OpenLink, reader, transfer};
 
@@ -42,8 +41,7 @@ pub(crate) struct Link {
     pub(crate) peer: Signer,
     pub(crate) readers: Semaphore,
     pub(crate) urgent_readers: Semaphore,
-    /// Head and pages that were verified of late, by root and number, until they can be read from the spool.
-    pub(crate) manifests: Mutex<VecDeque<(Digest, u64, Bytes)>>,
+    pub(crate) manifests: Mutex<Manifests>,
     /// An offer was noted or a manifest unit verified: runs may wait for either.
     pub(crate) came: Notify,
     pub(crate) wrong_runs: AtomicU32,
@@ -139,12 +137,14 @@ fn clip(text: &str) -> &str {
     text.get(..end.unwrap_or(0)).unwrap_or_default()
 }
 
-/// Serves a connection until it ends, and says why it ended. `on_heard` is called at the peer's first word.
+/// Serves a connection until it ends or `left` resolves, and says why it ended. `on_heard` is called at the peer's
+/// first word.
 pub(crate) async fn run(
     here: Arc<Here>,
     connection: Connection,
     side: Side,
     on_heard: impl Fn() + Send + Sync + 'static,
+    left: impl Future<Output = ()>,
 ) -> Fault {
     let Ok(peer) = peer_of(&here, &connection) else {
         let fault = Fault::Protocol("the certificate is not a node's");
@@ -181,7 +181,7 @@ pub(crate) async fn run(
     here.open.send_modify(|links| {
         links.insert(link.id, open);
     });
-    let fault = serve(&link, &connection, side, (send, recv), arriving).await;
+    let fault = serve(&link, &connection, side, (send, recv), arriving, left).await;
     let told = link.tell(Input::LinkDown { link: link.id }).await;
     here.open.send_modify(|links| {
         links.remove(&link.id);
@@ -195,6 +195,7 @@ async fn serve(
     side: Side,
     control: (SendStream, RecvStream),
     mut transfers: mpsc::Receiver<RecvStream>,
+    left: impl Future<Output = ()>,
 ) -> Fault {
     let (writer, outputs) = mpsc::channel(LINK_COMMANDS);
     let up = Request::LinkUp { link: link.id, peer: link.peer.clone(), side, writer };
@@ -211,7 +212,10 @@ async fn serve(
     tasks.spawn(reader::streams(link.clone(), connection.clone()));
     tasks.spawn(writer::run(link.clone(), connection.clone(), outputs, queue.clone()));
     let mut runs = JoinSet::new();
-    let fault = first_fault(link, connection, &mut tasks, &mut runs, &mut transfers).await;
+    let fault = tokio::select! {
+        fault = first_fault(link, connection, &mut tasks, &mut runs, &mut transfers) => fault,
+        () = left => Fault::Withdrawn,
+    };
     tasks.shutdown().await;
     if let Some((code, reason)) = fault.farewell() {
         let bye = Frame::Bye { code, reason: clip(&reason).to_owned() };

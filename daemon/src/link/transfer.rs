@@ -129,6 +129,27 @@ fn refuse(link: &Link, stream: &mut RecvStream, wrong: Wrong) -> Result<(), Faul
     if count >= WRONG_RUNS { Err(Fault::WrongBytes(count, wrong.0)) } else { Ok(()) }
 }
 
+/// Heads and pages that were verified of late, by root and number, until they can be read from the spool.
+#[derive(Debug, Default)]
+pub(crate) struct Manifests(VecDeque<(Digest, u64, Bytes)>);
+
+impl Manifests {
+    fn get(&self, root: Digest, number: u64) -> Option<Bytes> {
+        self.0.iter().find(|(of, unit, _)| (*of, *unit) == (root, number)).map(|(.., bytes)| bytes.clone())
+    }
+
+    fn keep(&mut self, root: Digest, number: u64, bytes: Bytes) {
+        while self.0.len() >= MANIFEST_UNITS || (!self.0.is_empty() && self.bytes() + bytes.len() > MANIFEST_BYTES) {
+            self.0.pop_front();
+        }
+        self.0.push_back((root, number, bytes));
+    }
+
+    fn bytes(&self) -> usize {
+        self.0.iter().map(|(.., bytes)| bytes.len()).sum()
+    }
+}
+
 /// The units of one payload as they arrive in one run.
 struct Arriving<'a> {
     link: &'a Link,
@@ -176,19 +197,11 @@ impl Arriving<'_> {
     }
 
     fn kept(&self, number: u64) -> Option<Bytes> {
-        let kept = self.link.manifests.lock().unwrap_or_else(PoisonError::into_inner);
-        let unit = kept.iter().find(|(root, unit, _)| *root == self.root && *unit == number);
-        unit.map(|(.., bytes)| bytes.clone())
+        self.link.manifests.lock().unwrap_or_else(PoisonError::into_inner).get(self.root, number)
     }
 
     fn keep(&self, number: u64, bytes: Bytes) {
-        let mut kept = self.link.manifests.lock().unwrap_or_else(PoisonError::into_inner);
-        let held = |kept: &VecDeque<(Digest, u64, Bytes)>| kept.iter().map(|(.., bytes)| bytes.len()).sum::<usize>();
-        while kept.len() >= MANIFEST_UNITS || (!kept.is_empty() && held(&kept) + bytes.len() > MANIFEST_BYTES) {
-            kept.pop_front();
-        }
-        kept.push_back((self.root, number, bytes));
-        drop(kept);
+        self.link.manifests.lock().unwrap_or_else(PoisonError::into_inner).keep(self.root, number, bytes);
         self.link.came.notify_waiters();
     }
 
@@ -315,4 +328,21 @@ async fn store(
         first = stored.end();
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_of_the_largest_manifests_stays_bounded() {
+        let largest = Layout::new(tram_proto::limits::PAYLOAD_BYTES).expect("the limit itself");
+        let mut manifests = Manifests::default();
+        for number in 0..=u8::MAX {
+            let unit = if number < 40 { Unit::Head } else { Unit::Page(0) };
+            manifests.keep(Digest([number; 32]), 0, vec![number; largest.unit_bytes(unit)].into());
+            assert!(manifests.bytes() <= MANIFEST_BYTES && manifests.0.len() <= MANIFEST_UNITS);
+            assert!(manifests.get(Digest([number; 32]), 0).is_some(), "the latest is there");
+        }
+    }
 }

@@ -1,0 +1,173 @@
+//! Reload: takes over a changed config while the node runs.
+//!
+//! Owns what of the config is in force. Everything is read and checked first; a config with a fault anywhere changes
+//! nothing. Guarantees that what could not be taken over is said again at each reload until a restart. DESIGN §10.
+
+use std::sync::Arc;
+
+use tokio::sync::{Mutex, watch};
+use tracing::{error, info};
+
+use crate::config::{Config, ConfigError};
+use crate::link::dialer::{self, Uplinks};
+use crate::local::access::Access;
+use crate::paths::Paths;
+
+/// A key whose value in the files is another than the one in force before the reload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyChange {
+    /// As in the files, `section.key`.
+    pub key: &'static str,
+    /// It is in force now; otherwise it needs a restart.
+    pub applied: bool,
+}
+
+/// Reloads the config of one node.
+#[derive(Debug)]
+pub struct Reloader {
+    paths: Paths,
+    inner: Mutex<InForce>,
+}
+
+#[derive(Debug)]
+struct InForce {
+    config: Config,
+    uplinks: Option<Uplinks>,
+    access: watch::Sender<Arc<Access>>,
+}
+
+impl Reloader {
+    /// For a node that runs with this config.
+    #[must_use]
+    pub(crate) fn new(paths: Paths, config: Config, uplinks: Uplinks, access: watch::Sender<Arc<Access>>) -> Self {
+        Self { paths, inner: Mutex::new(InForce { config, uplinks: Some(uplinks), access }) }
+    }
+
+    /// Reads the files again and takes over what can be; answers every key that changed. The links of uplinks that are
+    /// gone have ended when this returns.
+    ///
+    /// # Errors
+    /// [`ConfigError`], with nothing changed.
+    pub async fn reload(&self) -> Result<Vec<KeyChange>, ConfigError> {
+        let mut now = self.inner.lock().await;
+        let paths = self.paths.clone();
+        // Names of users and groups may be looked up over the network.
+        let read = tokio::task::spawn_blocking(move || {
+            let config = Config::load(&paths)?;
+            let access = access_of(&config, &paths)?;
+            Ok((config, access))
+        });
+        let read = read.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+        let (new, access) = match read {
+            Ok(read) => read,
+            Err(why) => {
+                error!(%why, "the config was not reloaded; nothing has changed");
+                return Err(why);
+            }
+        };
+        let changes = changes(&now.config, &new);
+        for KeyChange { key, applied } in &changes {
+            info!(key, "{}", if *applied { "config: applied" } else { "config: needs restart" });
+            match *key {
+                ACCESS_RULE => {
+                    now.access.send_replace(access.clone());
+                    now.config.rules.clone_from(&new.rules);
+                }
+                UPLINK if *applied => {
+                    now.config.uplinks.clone_from(&new.uplinks);
+                    if let Some(uplinks) = &mut now.uplinks {
+                        uplinks.change(to_dial(&new)).await;
+                    }
+                }
+                _ => {}
+            }
+        }
+        info!(changed = changes.len(), "the config was reloaded");
+        Ok(changes)
+    }
+
+    /// Ends dialling; nothing is taken over any more.
+    pub(crate) async fn stop(&self) {
+        self.inner.lock().await.uplinks = None;
+    }
+}
+
+const ACCESS_RULE: &str = "access.rule";
+const UPLINK: &str = "uplink";
+
+/// The rules of a config, as the sockets take them.
+pub(crate) fn access_of(config: &Config, paths: &Paths) -> Result<Arc<Access>, ConfigError> {
+    let wrong = |why: String| ConfigError::Value { path: paths.config.clone(), key: ACCESS_RULE, why };
+    Access::resolve(&config.rules).map(Arc::new).map_err(|error| wrong(error.to_string()))
+}
+
+/// The uplinks of a config, as they are dialled.
+pub(crate) fn to_dial(config: &Config) -> Vec<dialer::Uplink> {
+    let uplink = |(node, addresses): &(_, Vec<_>)| dialer::Uplink {
+        node: Clone::clone(node),
+        addresses: addresses.iter().map(ToString::to_string).collect(),
+    };
+    config.uplinks.iter().map(uplink).collect()
+}
+
+/// The keys in which `new` differs from `old`, and whether each can be taken over. Exhaustive, so that a new section
+/// cannot be forgotten.
+fn changes(old: &Config, new: &Config) -> Vec<KeyChange> {
+    let Config { node, listen, inboxes, labels, rules, uplinks, spool, log } = old;
+    // The core knows from its start whether it is the top of its tree.
+    let stays_top = uplinks.is_empty() == new.uplinks.is_empty();
+    [
+        ("node.title", node.title != new.node.title, false),
+        ("listen.overlay", listen.overlay != new.listen.overlay, false),
+        ("listen.join", listen.join != new.listen.join, false),
+        ("listen.advertise", listen.advertise != new.listen.advertise, false),
+        ("access.inboxes", *inboxes != new.inboxes, false),
+        ("access.labels", *labels != new.labels, false),
+        (ACCESS_RULE, *rules != new.rules, true),
+        (UPLINK, *uplinks != new.uplinks, stays_top),
+        ("spool.max", spool.max != new.spool.max, false),
+        ("spool.keep_free", spool.keep_free != new.spool.keep_free, false),
+        ("spool.cache", spool.cache != new.spool.cache, false),
+        ("log.level", log.level != new.log.level, false),
+        ("log.format", log.format != new.log.format, false),
+    ]
+    .into_iter()
+    .filter(|(_, differs, _)| *differs)
+    .map(|(key, _, applied)| KeyChange { key, applied })
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn config(text: &str) -> Config {
+        Config::from_text(Path::new("tramd.toml"), text).expect("valid")
+    }
+
+    #[track_caller]
+    fn check(old: &str, new: &str, expect: &[(&'static str, bool)]) {
+        let got: Vec<_> = changes(&config(old), &config(new)).iter().map(|c| (c.key, c.applied)).collect();
+        assert_eq!(got, expect);
+    }
+
+    #[test]
+    fn every_key_that_differs_is_named_with_whether_it_is_in_force() {
+        let full = include_str!("../tramd.example.toml");
+        let full: String = full.lines().map(|l| l.strip_prefix("#: ").unwrap_or(l)).collect::<Vec<_>>().join("\n");
+        check(&full, &full, &[]);
+        check("", "[[access.rule]]\nusers = [\"root\"]\nsend = true\n", &[("access.rule", true)]);
+        check("[access]\nlabels = []\n", "[access]\nlabels = [\"noi-bo\"]\n", &[("access.labels", false)]);
+        let uplink = |node: &str| format!("[[uplink]]\nnode = \"{node}\"\naddresses = [\"h:1\"]\n");
+        check(&uplink("a"), &uplink("b"), &[("uplink", true)]);
+        check(&uplink("a"), &format!("{}{}", uplink("a"), uplink("b")), &[("uplink", true)]);
+        check("", &uplink("a"), &[("uplink", false)]);
+        check(&uplink("a"), "", &[("uplink", false)]);
+        let keys = changes(&config(""), &config(&full));
+        let all = ["node.title", "listen.overlay", "listen.join", "listen.advertise", "access.inboxes", "access.rule"];
+        let more = ["uplink", "spool.max", "spool.keep_free", "spool.cache", "log.level"];
+        assert_eq!(keys.iter().map(|c| c.key).collect::<Vec<_>>(), [&all[..], &more[..]].concat());
+    }
+}
