@@ -14,19 +14,37 @@ static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Clock {
     offset_ms: i64,
+    /// Runs with tokio's time, which a test may pause, from this moment and Unix time on.
+    #[cfg(test)]
+    virtual_since: Option<(tokio::time::Instant, u64)>,
 }
 
 impl Clock {
     /// A clock that is wrong by so much; 0 for the machine's own.
     #[must_use]
     pub const fn new(offset_ms: i64) -> Self {
-        Self { offset_ms }
+        Self {
+            offset_ms,
+            #[cfg(test)]
+            virtual_since: None,
+        }
+    }
+
+    /// A right clock for a runtime whose time is paused.
+    #[cfg(test)]
+    #[expect(clippy::disallowed_methods, reason = "this is the one place")]
+    pub(crate) fn virtual_time() -> Self {
+        Self { offset_ms: 0, virtual_since: Some((tokio::time::Instant::now(), Self::default().wall_ms())) }
     }
 
     /// Unix milliseconds by this node's clock.
     #[must_use]
     #[expect(clippy::disallowed_methods, reason = "this is the one place")]
     pub fn wall_ms(self) -> u64 {
+        #[cfg(test)]
+        if let Some((since, wall_ms)) = self.virtual_since {
+            return wall_ms + u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        }
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX).saturating_add_signed(self.offset_ms)
     }
@@ -34,6 +52,10 @@ impl Clock {
     /// Milliseconds since about the start of the process; never goes back.
     #[must_use]
     pub fn mono_ms(self) -> u64 {
+        #[cfg(test)]
+        if let Some((since, _)) = self.virtual_since {
+            return u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        }
         u64::try_from(START.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 

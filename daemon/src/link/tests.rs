@@ -1,5 +1,9 @@
-//! Real QUIC on loopback, a real PKI, the spool in memory, and the test in the engine's place.
+//! Real QUIC on loopback or over a simulated line, a real PKI, the spool in memory, and the test in the engine's place or
+//! before it.
 
 mod bad;
 pub(crate) mod fixture;
 mod good;
+mod line;
+mod office;
+mod weather;

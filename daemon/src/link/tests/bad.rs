@@ -20,9 +20,12 @@ use tram_relay::input::Input;
 
 use super::fixture::*;
 use super::good::record;
+use super::line::Line;
 use crate::clock::Clock;
 use crate::link::dialer::UplinkState;
-use crate::link::endpoint::SERVER_NAME;
+use crate::link::endpoint::{Endpoints, SERVER_NAME};
+use crate::link::transfer::{NO_ROOM, SILENT};
+use crate::spool::{GRACE_MS, MemorySpool};
 
 /// A station and a raw peer with a good certificate.
 struct Scene {
@@ -140,10 +143,14 @@ async fn a_record_of_another_node_ends_the_link() {
 
 /// A payload of three chunks: root, length, head, page.
 fn payload(chunk: &[u8]) -> (Digest, u64, Bytes, Bytes) {
+    payload_of(3, chunk)
+}
+
+fn payload_of(chunks: u64, chunk: &[u8]) -> (Digest, u64, Bytes, Bytes) {
     let mut builder = Builder::default();
-    (0..3).for_each(|_| builder.push(Digest::of(chunk), chunk.len()));
+    (0..chunks).for_each(|_| builder.push(Digest::of(chunk), chunk.len()));
     let (head, mut pages) = builder.finish().expect("small");
-    (head.root(), 3 * chunk.len() as u64, head.encode(), pages.remove(0))
+    (head.root(), chunks * chunk.len() as u64, head.encode(), pages.remove(0))
 }
 
 async fn send_run(raw: &Raw, root: Digest, first: u64, units: &[&[u8]]) {
@@ -220,6 +227,141 @@ async fn a_run_that_is_cut_off_keeps_what_came() {
     }
     // And only then the engine heard that the link is gone.
     assert!(matches!(lost.station.next_input().await, Input::LinkDown { .. }));
+}
+
+/// Offers a payload of three chunks, `bytes` long as the envelope says, and sends these units as one run of `count`.
+async fn announced(bytes: u64, count: u32, units: &[&[u8]], root: Digest) -> Scene {
+    let mut scene = Scene::new().await;
+    let mut class = scene.raw.open(CLASS).await;
+    let body = body_of(&scene.can_tho, Precedence::Flash, root, bytes);
+    scene.raw.offer(&mut class, &scene.can_tho, &body, None).await;
+    assert!(matches!(scene.station.next_input().await, Input::Offer { .. }));
+    let mut stream = scene.raw.open(StreamKind::Transfer).await;
+    stream.write_all(&Frame::Run { root, first: 0, count }.encode()).await.expect("written");
+    stream.write_all(&units.concat()).await.expect("written");
+    stream.finish().expect("open");
+    scene
+}
+
+#[tokio::test]
+async fn a_run_shorter_or_longer_than_it_says_ends_the_link_and_keeps_the_units_before() {
+    let chunk = noise(CHUNK_BYTES);
+    let (root, bytes, head, page) = payload(&chunk);
+    let short: &[&[u8]] = &[&head, &page, &chunk, &chunk[..100]];
+    let long: &[&[u8]] = &[&head, &page, &chunk, b"more"];
+    for (count, units, reason) in [(4, short, "ends before its last unit"), (3, long, "bytes follow the end")] {
+        let mut scene = announced(bytes, count, units, root).await;
+        let got = scene.station.next_input().await;
+        assert!(matches!(got, Input::UnitsDurable { units: Range { first: 0, count: 3 }, .. }), "{got:?}");
+        scene.closed(6, reason).await;
+    }
+}
+
+/// The numbering of the units follows from the announced length, so no chunk can be empty, and a head that was made for
+/// another length is not the payload's.
+#[tokio::test]
+async fn a_payload_shorter_or_longer_than_announced_is_not_taken() {
+    let chunk = noise(CHUNK_BYTES);
+    let (root, bytes, head, page) = payload(&chunk);
+    for announced_bytes in [bytes - 1, bytes + 1, bytes - CHUNK_BYTES as u64] {
+        let scene = announced(announced_bytes, 1, &[&head], root).await;
+        for _ in 0..2 {
+            send_run(&scene.raw, root, 0, &[&head, &page]).await;
+        }
+        scene.closed(7, "unit 0 of payload").await;
+    }
+}
+
+#[tokio::test]
+async fn a_manifest_of_millions_of_entries_costs_nothing_until_it_is_wanted() {
+    let largest = tram_proto::limits::PAYLOAD_BYTES;
+    let mut scene = Scene::new().await;
+    let mut class = scene.raw.open(CLASS).await;
+    let body = body_of(&scene.can_tho, Precedence::Flash, Digest([7; 32]), largest);
+    scene.raw.offer(&mut class, &scene.can_tho, &body, None).await;
+    match scene.station.next_input().await {
+        Input::Offer { held, body, .. } => assert_eq!((held.units, body.payload_bytes), (vec![], largest)),
+        other => panic!("{other:?}"),
+    }
+    let spent = (1 << 40) - scene.station.spool.room().free_bytes;
+    assert!(spent < 64 << 10, "{spent} bytes");
+    let larger = body_of(&scene.can_tho, Precedence::Flash, Digest([7; 32]), largest + 1);
+    assert!(larger.encode().is_err_and(|why| why.to_string().contains("larger than a manifest can describe")));
+}
+
+#[tokio::test]
+async fn junk_under_a_known_id_is_told_from_the_envelope() {
+    let mut scene = Scene::new().await;
+    let hue = scene.overlay.admit("hue");
+    let mut class = scene.raw.open(CLASS).await;
+    let mut body = body(&scene.can_tho, Precedence::Flash, b"x");
+    body.to = vec!["vanban@central".parse().expect("address")];
+    let mut seen = Vec::new();
+    for signer in [&scene.can_tho, &hue] {
+        scene.raw.offer(&mut class, signer, &body, Some(Bytes::from_static(b"x"))).await;
+        match scene.station.next_input().await {
+            Input::Offer { id, trusted, .. } => seen.push((id, trusted)),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(seen, [(seen[0].0, Some(true)), (seen[0].0, Some(false))]);
+}
+
+/// A spool without room stops the run, not the link; what fits later is taken.
+#[tokio::test]
+async fn a_run_for_which_there_is_no_room_is_stopped_and_the_link_goes_on() {
+    let overlay = Overlay::new();
+    let can_tho = overlay.admit("can-tho");
+    let spool = Arc::new(MemorySpool::new(200_000, GRACE_MS));
+    let mut station = Station::with_spool(&overlay.central, Some("127.0.0.1:0"), Clock::default(), spool);
+    let raw = Raw::dial(&can_tho, &station).await;
+    let _up = station.link_up().await;
+    let chunk = noise(CHUNK_BYTES);
+    let (root, bytes, head, page) = payload(&chunk);
+    let mut class = raw.open(CLASS).await;
+    raw.offer(&mut class, &can_tho, &body_of(&can_tho, Precedence::Flash, root, bytes), None).await;
+    assert!(matches!(station.next_input().await, Input::Offer { .. }));
+    send_run(&raw, root, 0, &[&head, &page]).await;
+    let durable = |input| matches!(input, Input::UnitsDurable { units: Range { first: 0, count: 2 }, .. });
+    assert!(durable(station.next_input().await));
+    let mut stream = raw.open(StreamKind::Transfer).await;
+    stream.write_all(&Frame::Run { root, first: 2, count: 3 }.encode()).await.expect("written");
+    // It may be stopped at any point.
+    let _ = stream.write_all(&chunk).await;
+    assert_eq!(stream.stopped().await.expect("linked"), Some(NO_ROOM));
+    send_run(&raw, root, 0, &[&head, &page]).await;
+    assert!(durable(station.next_input().await));
+}
+
+/// With a paused clock, over a simulated line.
+#[tokio::test(start_paused = true)]
+async fn a_transfer_that_falls_silent_is_stopped_and_gives_its_place_back() {
+    let overlay = Overlay::new();
+    let can_tho = overlay.admit("can-tho");
+    let line = Line::new(1);
+    let mut station = Station::over(&overlay.central, &line, ([10, 0, 0, 1], 7443).into());
+    let endpoints = Endpoints::over(line.socket(([10, 0, 0, 2], 7443).into()), quic_keys(&can_tho));
+    let raw = Raw::dial_from(endpoints, &can_tho, &station).await;
+    let _up = station.link_up().await;
+    let chunk = noise(CHUNK_BYTES);
+    let (root, bytes, head, page) = payload_of(16, &chunk);
+    let mut class = raw.open(CLASS).await;
+    raw.offer(&mut class, &can_tho, &body_of(&can_tho, Precedence::Flash, root, bytes), None).await;
+    assert!(matches!(station.next_input().await, Input::Offer { .. }));
+    // The longest run takes all places of the urgent classes; the next waits for it.
+    let mut silent = raw.open(StreamKind::Transfer).await;
+    for bytes in [&Frame::Run { root, first: 0, count: 16 }.encode()[..], &head, &page, &chunk[..1000]] {
+        silent.write_all(bytes).await.expect("written");
+    }
+    let got = station.next_input().await;
+    assert!(matches!(got, Input::UnitsDurable { units: Range { first: 0, count: 2 }, .. }), "stored at once: {got:?}");
+    let began_ms = station.here.clock.mono_ms();
+    send_run(&raw, root, 16, &[&chunk, &chunk]).await;
+    assert_eq!(silent.stopped().await.expect("linked"), Some(SILENT));
+    let took_ms = station.here.clock.mono_ms() - began_ms;
+    assert!((28_000..=61_000).contains(&took_ms), "{took_ms} ms");
+    let got = station.next_input().await;
+    assert!(matches!(got, Input::UnitsDurable { units: Range { first: 16, count: 2 }, .. }), "{got:?}");
 }
 
 #[tokio::test]

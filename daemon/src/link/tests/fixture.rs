@@ -26,6 +26,7 @@ use tram_proto::statement::{Kind, Signed};
 use tram_relay::input::{Input, LinkId, Row, Side, Signer};
 use tram_relay::output::{Op, Output, Statement};
 
+use super::line::Line;
 use crate::clock::Clock;
 use crate::engine::handle::{EngineHandle, Request};
 use crate::link::dialer::{Uplink, UplinkStatus, Uplinks};
@@ -109,14 +110,25 @@ impl Station {
     }
 
     pub(crate) fn with_spool(keys: &NodeKeys, listen: Option<&str>, clock: Clock, spool: Arc<dyn Spool>) -> Self {
+        let listen = listen.map(|text| text.parse().expect("address"));
+        let endpoints = Endpoints::open(listen, quic_keys(keys), Arc::new(|| None)).expect("opens");
+        Self::on(keys, clock, spool, endpoints)
+    }
+
+    /// At the end of a simulated line, with a clock that follows the runtime's.
+    pub(crate) fn over(keys: &NodeKeys, line: &Line, address: SocketAddr) -> Self {
+        let endpoints = Endpoints::over(line.socket(address), quic_keys(keys));
+        Self::on(keys, Clock::virtual_time(), Arc::new(MemorySpool::new(1 << 40, GRACE_MS)), endpoints)
+    }
+
+    fn on(keys: &NodeKeys, clock: Clock, spool: Arc<dyn Spool>, endpoints: Endpoints) -> Self {
         let chain: Vec<Bytes> = keys.chain().iter().map(|c| Bytes::copy_from_slice(c)).collect();
         spool.put_chain(&chain).expect("stored");
         let (engine, requests, _) = EngineHandle::new();
         let trust = Arc::new(NodeTrust::new(keys.clone(), clock));
         let identity = (keys.identity().id, keys.identity().name.clone());
         let here = Here::new(identity, clock, engine, spool.clone(), trust);
-        let listen = listen.map(|text| text.parse().expect("address"));
-        let endpoints = Arc::new(Endpoints::open(listen, quic_keys(keys), Arc::new(|| None)).expect("opens"));
+        let endpoints = Arc::new(endpoints);
         let accepting = tokio::spawn(acceptor::run(here.clone(), endpoints.clone())).abort_handle();
         Self { keys: keys.clone(), here, spool, endpoints, requests, accepting }
     }
@@ -148,7 +160,11 @@ impl Station {
     }
 
     pub(crate) async fn link_up(&mut self) -> Up {
-        match self.next().await {
+        self.link_up_in(SOON).await
+    }
+
+    pub(crate) async fn link_up_in(&mut self, so_long: Duration) -> Up {
+        match timeout(so_long, self.requests.recv()).await.expect("in time").expect("open") {
             Request::LinkUp { link, peer, side, writer } => Up { link, peer, side, writer },
             other => panic!("not a link: {other:?}"),
         }
@@ -280,6 +296,10 @@ pub(crate) struct Raw {
 impl Raw {
     pub(crate) async fn dial(keys: &NodeKeys, to: &Station) -> Self {
         let endpoints = Endpoints::open(None, quic_keys(keys), Arc::new(|| None)).expect("opens");
+        Self::dial_from(endpoints, keys, to).await
+    }
+
+    pub(crate) async fn dial_from(endpoints: Endpoints, keys: &NodeKeys, to: &Station) -> Self {
         let trust = NodeTrust::new(keys.clone(), Clock::default());
         let config = endpoints.client(trust.client(&to.keys.identity().name).expect("TLS")).expect("QUIC");
         let endpoint = endpoints.towards(to.address()).expect("opens");

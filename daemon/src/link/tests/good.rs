@@ -6,6 +6,7 @@ use bytes::Bytes;
 use tram_proto::envelope::Precedence;
 use tram_proto::frame::{Frame, Range};
 use tram_proto::id::{Incarnation, NodeId};
+use tram_proto::limits::CHUNK_BYTES;
 use tram_proto::manifest::Layout;
 use tram_proto::receipt::{NodeRecord, Ordinal, Reason, Receipt, State};
 use tram_proto::row::ReceiptRow;
@@ -168,8 +169,12 @@ pub(crate) fn record(node: NodeId, who: &str) -> NodeRecord {
 
 /// Sends a payload in runs of 16 units, all at once, and answers how many input messages `RunSent` came.
 async fn transfer(pair: &mut Pair, bytes: usize, precedence: Precedence) -> u64 {
+    send_payload(pair, noise(bytes), precedence).await
+}
+
+async fn send_payload(pair: &mut Pair, payload: Vec<u8>, precedence: Precedence) -> u64 {
     let mut upload = pair.central.spool.upload();
-    upload.push(noise(bytes).into()).expect("fits");
+    upload.push(payload.into()).expect("fits");
     let (root, length) = upload.finish().expect("durable");
     let layout = Layout::new(length).expect("small");
     pair.central.write(1, &body_of(&pair.central.keys, precedence, root, length), None);
@@ -215,6 +220,17 @@ async fn a_chunked_payload_arrives_in_runs_verified_and_durable() {
 async fn a_payload_of_several_pages_arrives() {
     let mut pair = Pair::new("127.0.0.1:0").await;
     transfer(&mut pair, (1025 << 18) + 1, Precedence::Bulk).await;
+}
+
+/// One chunk again and again is legal: it crosses as often as the manifest says, and is stored once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_payload_of_one_repeated_chunk_arrives_and_is_stored_once() {
+    let mut pair = Pair::new("127.0.0.1:0").await;
+    let before = pair.can_tho.spool.room().free_bytes;
+    let alike = noise(CHUNK_BYTES).repeat(40);
+    send_payload(&mut pair, alike, Precedence::Routine).await;
+    let stored = before - pair.can_tho.spool.room().free_bytes;
+    assert!(stored < 2 * CHUNK_BYTES as u64, "{stored} bytes");
 }
 
 /// The link breaks ten times in the middle of runs; each time the receiver's whole units are there, and are not sent
