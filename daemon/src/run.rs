@@ -42,7 +42,7 @@ const ROOM_EVERY: Duration = Duration::from_secs(2);
 const SWEEP_EVERY: Duration = Duration::from_secs(300);
 const SWEEP_EVERY_LOW: Duration = Duration::from_secs(4);
 /// Links get so long to say bye.
-const BYE: Duration = Duration::from_secs(2);
+const BYE: Duration = Duration::from_secs(3);
 
 /// Runs the node of `paths` until SIGTERM or SIGINT.
 ///

@@ -20,8 +20,11 @@ use crate::link::transfer::Manifests;
 use crate::link::writer::{self, Letter};
 use crate::link::{Here, OpenLink, reader, transfer};
 
-/// A bye is given so long to reach the peer. quinn 0.11 loses a close while it is congested, a bye it does not.
+/// A bye is given so long to reach the peer, and on a long line three round trips: one until there is room in a full
+/// congestion window, one to go and come back. quinn 0.11 loses a close while it is congested, a bye it does not.
 const BYE: Duration = Duration::from_millis(500);
+/// No longer than this; the daemon waits a little longer for its links before it ends.
+const BYE_MAX: Duration = Duration::from_secs(2);
 /// The dialler opens the control stream at once; this allows for a slow line.
 const CONTROL: Duration = Duration::from_secs(10);
 /// Units of the lower classes in runs that are read at once: three of the longest runs, 12 MiB.
@@ -204,6 +207,8 @@ async fn serve(
         return Fault::Stopped;
     }
     let (send, recv) = control;
+    // Nothing on it waits behind payload.
+    let _ = send.set_priority(writer::priority(StreamKind::Control));
     let (queue, letters) = mpsc::channel(LINK_COMMANDS);
     let mut last_words = tokio::spawn(writer::stream(link.clone(), send, letters));
 
@@ -221,7 +226,8 @@ async fn serve(
         let bye = Frame::Bye { code, reason: clip(&reason).to_owned() };
         let _ = queue.try_send(Box::new(Letter::Frame(bye)));
         drop(queue);
-        let _ = tokio::time::timeout(BYE, &mut last_words).await;
+        let patience = BYE.max(3 * connection.rtt()).min(BYE_MAX);
+        let _ = tokio::time::timeout(patience, &mut last_words).await;
     }
     last_words.abort();
     close(connection, &fault);
