@@ -7,6 +7,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use jiff::{SpanRelativeTo, Timestamp, Zoned, civil};
 use tram_proto::envelope::Precedence;
 use tram_proto::id::MessageId;
+use tram_proto::limits;
 use tram_proto::name::{Address, Inbox, NodeName, Role};
 
 /// Send and receive documents over Tram, and look after the node on this machine.
@@ -34,6 +35,9 @@ pub(crate) enum Command {
     /// Signed receipts: what nodes vouch for
     #[command(subcommand)]
     Receipt(ReceiptCommand),
+    /// Messages: list them, take one back, say what became of one
+    #[command(subcommand)]
+    Message(MessageCommand),
     /// The inboxes of this node
     #[command(subcommand)]
     Inbox(InboxCommand),
@@ -51,6 +55,11 @@ pub(crate) enum Command {
     /// What waits, and for whom
     #[command(subcommand)]
     Queue(QueueCommand),
+    /// The node's store of messages
+    #[command(subcommand)]
+    Spool(SpoolCommand),
+    /// Have the node read its config again: all of it applies, or nothing
+    Reload,
     /// Print a completion script for a shell
     Completions {
         /// For which shell
@@ -89,8 +98,8 @@ pub(crate) struct SendArgs {
     /// What to wait for
     #[arg(long, value_enum, default_value = "submitted")]
     pub(crate) wait: Wait,
-    /// How long the message may take, such as 3d or 12h [default: 30d]
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    /// How long the message may take, such as 90m, 12h, 3d or 2w; at most 180d [default: 30d]
+    #[arg(long, value_name = "DURATION", value_parser = lifetime, allow_hyphen_values = true)]
     pub(crate) expires: Option<Duration>,
     /// When it has to be there, such as 17:00 or 2026-11-22T17:00+07:00
     #[arg(long, value_name = "TIME", value_parser = moment)]
@@ -166,6 +175,55 @@ pub(crate) enum ReceiptCommand {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum MessageCommand {
+    /// List messages sent from here or received here, the newest first; a recall is a message of kind tombstone
+    List {
+        /// At most so many
+        #[arg(long, value_name = "N", default_value = "50", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        limit: u32,
+        /// Those before: the `next` that --json gave last time
+        #[arg(long, value_name = "NEXT", default_value = "0", hide_default_value = true)]
+        before: u64,
+    },
+    /// End the recipients whose copy has not left this node; exit code 1 when all have
+    Cancel {
+        /// The message
+        id: MessageId,
+    },
+    /// The same, and send a tombstone after the copies that left
+    Recall(RecallArgs),
+    /// Tell the sender what became of a message that was received here
+    Status {
+        /// The message
+        id: MessageId,
+        /// A number that sender and receiver have agreed on
+        #[arg(long, value_name = "N")]
+        code: u32,
+        /// For people, at most 1,024 bytes
+        #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+        text: String,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct RecallArgs {
+    /// The message
+    pub(crate) id: MessageId,
+    /// Wait until every recipient has answered; exit code 1 when it was too late for one
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// Give up waiting after this long, such as 30s (exit code 124)
+    #[arg(long, value_name = "DURATION", value_parser = duration, requires = "wait")]
+    pub(crate) timeout: Option<Duration>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SpoolCommand {
+    /// Read and check every payload; what is damaged is fetched again where it can be (exit code 1)
+    Scrub,
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum InboxCommand {
     /// Declare an inbox
     Create {
@@ -178,6 +236,14 @@ pub(crate) enum InboxCommand {
     Remove {
         /// Its name
         inbox: Inbox,
+    },
+    /// Check the register: which numbers are missing among the messages that came (exit code 1 when some are)
+    Gaps {
+        /// Its name [default: every inbox of this user]
+        inbox: Option<Inbox>,
+        /// Only messages created since then, such as 2026-11-01
+        #[arg(long, value_name = "TIME", value_parser = moment)]
+        since: Option<Timestamp>,
     },
 }
 
@@ -226,12 +292,37 @@ pub(crate) enum LinkCommand {
 pub(crate) enum NodeCommand {
     /// List the nodes
     List,
+    /// Declare a node's spool lost: whoever handed mail on offers it again
+    Retire {
+        /// The node's name
+        name: NodeName,
+    },
+    /// Let in a neighbour that is held because its spool was rolled back or its disk cloned
+    Accept {
+        /// The node's name
+        name: NodeName,
+    },
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum QueueCommand {
-    /// List the queues
+    /// List the queues, and the next hops that are paused
     List,
+    /// Offer nothing to a next hop until it is resumed, also after a restart
+    Pause {
+        /// `uplink`, or a child's name
+        hop: HopName,
+    },
+    /// End a pause
+    Resume {
+        /// `uplink`, or a child's name
+        hop: HopName,
+    },
+    /// Offer at once what waits for a later time or a newer route
+    Retry {
+        /// The message [default: all]
+        id: Option<MessageId>,
+    },
 }
 
 /// Reads a length of time such as `3d`, `1h 30m` or `90s`; a day is 24 hours.
@@ -240,7 +331,34 @@ fn duration(text: &str) -> Result<Duration, String> {
     let span: jiff::Span = text.parse().map_err(|_| wrong())?;
     let exact = span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| wrong())?;
     let duration = Duration::try_from(exact).map_err(|_| format!("{text:?} lies in the past"))?;
-    if duration.is_zero() { Err(format!("{text:?} is no time at all")) } else { Ok(duration) }
+    if duration.as_millis() == 0 { Err(format!("{text:?} is no time at all")) } else { Ok(duration) }
+}
+
+/// Reads how long a message may take.
+fn lifetime(text: &str) -> Result<Duration, String> {
+    const MAX: Duration = Duration::from_millis(limits::LIFETIME_MAX_MS);
+    let lifetime = duration(text)?;
+    let days = MAX.as_secs() / (24 * 3600);
+    if lifetime > MAX {
+        Err(format!("{text:?} is too long: a message lives at most {days} days"))
+    } else {
+        Ok(lifetime)
+    }
+}
+
+/// A next hop as people name it; the node knows whether there is one of that name.
+#[derive(Debug, Clone)]
+pub(crate) struct HopName(pub(crate) String);
+
+impl std::str::FromStr for HopName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text != "uplink" {
+            text.parse::<NodeName>().map_err(|error| format!("{error}; or say `uplink`"))?;
+        }
+        Ok(Self(text.to_owned()))
+    }
 }
 
 /// Reads a moment: with its offset, or by this machine's zone, or a time of today.
@@ -251,12 +369,16 @@ fn moment(text: &str) -> Result<Timestamp, String> {
     let local = |at: civil::DateTime| at.to_zoned(zone).map(|at| at.timestamp()).map_err(|error| error.to_string());
     if let Ok(at) = text.parse::<Timestamp>() {
         Ok(at)
+    } else if let Ok(day) = text.parse::<civil::Date>() {
+        local(day.to_datetime(civil::Time::midnight()))
     } else if let Ok(at) = text.parse::<civil::Time>() {
         local(today.date().to_datetime(at))
     } else if let Ok(at) = text.parse::<civil::DateTime>() {
         local(at)
     } else {
-        Err(format!("{text:?} is not a time: write it as 17:00, 2026-11-22T17:00 or 2026-11-22T17:00+07:00"))
+        Err(format!(
+            "{text:?} is not a time: write it as 17:00, 2026-11-22, 2026-11-22T17:00 or 2026-11-22T17:00+07:00"
+        ))
     }
 }
 
@@ -280,6 +402,25 @@ mod tests {
             assert!(duration(bad).is_err(), "{bad}");
         }
         assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+    }
+
+    #[test]
+    fn a_lifetime_is_more_than_nothing_and_at_most_180_days() {
+        for (text, minutes) in [("90m", 90), ("12h", 720), ("3d", 4320), ("2w", 20_160), ("180d", 259_200)] {
+            assert_eq!(lifetime(text), Ok(Duration::from_secs(minutes * 60)), "{text}");
+        }
+        for (bad, part) in
+            [("0", "not a length"), ("0s", "no time"), ("100us", "no time"), ("-3d", "past"), ("181d", "at most 180")]
+        {
+            let why = lifetime(bad).expect_err(bad);
+            assert!(why.contains(part), "{bad}: {why}");
+        }
+    }
+
+    #[test]
+    fn a_day_begins_at_midnight() {
+        let (day, midnight) = (moment("2026-11-22"), moment("2026-11-22T00:00"));
+        assert!(day.is_ok() && day == midnight, "{day:?} {midnight:?}");
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub(crate) const IO: i32 = 74;
 pub(crate) const TRY_AGAIN: i32 = 75;
 /// Not permitted.
 pub(crate) const NOT_PERMITTED: i32 = 77;
+/// The config cannot be used.
+pub(crate) const CONFIG: i32 = 78;
 /// `--timeout` passed.
 pub(crate) const TIMEOUT: i32 = 124;
 
@@ -56,6 +58,7 @@ impl From<Error> for Failure {
             Error::Unreachable { .. } | Error::Lost(_) => UNREACHABLE,
             Error::Payload(_) => IO,
             Error::Refused(refusal) => match refusal.kind {
+                _ if refusal.code == "config" => CONFIG,
                 Kind::NotPermitted => NOT_PERMITTED,
                 Kind::Busy => TRY_AGAIN,
                 Kind::Invalid => BAD_DATA,

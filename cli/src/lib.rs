@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `args` | the command line: names, flags, defaults (DESIGN §10; fixed, only added to) |
 //! | `exit` | exit codes, and which failure gets which |
-//! | `send`, `recv`, `trace`, `receipt`, `inbox`, `token`, `status` | one command each |
+//! | `send`, `recv`, `trace`, `receipt`, `message`, `inbox`, `node`, `token`, `status` | one command each |
 //! | `recv::ledger`, `recv::name` | exactly once on disk; file names that are safe there |
 //! | `verify` | receipts checked offline, with nothing but the root certificate |
 //! | `show` | tables, JSON, times |
@@ -15,6 +15,8 @@
 mod args;
 mod exit;
 mod inbox;
+mod message;
+mod node;
 mod receipt;
 mod recv;
 mod send;
@@ -67,12 +69,15 @@ fn perform(args: Args) -> Result<(), Failure> {
         Command::Receipt(ReceiptCommand::Verify { file, trust }) => receipt::verify(&file, &trust, json),
         Command::Receipt(ReceiptCommand::Show { id }) => wait(Box::pin(receipt::show(&place, id, json))),
         Command::Receipt(ReceiptCommand::Export { id, out }) => wait(Box::pin(receipt::export(&place, id, out, json))),
+        Command::Message(command) => wait(Box::pin(message::run(&place, command, json))),
         Command::Inbox(command) => wait(Box::pin(inbox::run(&place, command, json))),
         Command::Token(command) => wait(Box::pin(token::run(&place, command, json))),
         Command::Status(args) => wait(Box::pin(status::status(&place, args, json))),
         Command::Link(args::LinkCommand::List) => wait(Box::pin(status::links(&place, json))),
-        Command::Node(args::NodeCommand::List) => wait(Box::pin(status::nodes(&place, json))),
-        Command::Queue(args::QueueCommand::List) => wait(Box::pin(status::queues(&place, json))),
+        Command::Node(command) => wait(Box::pin(node::node(&place, command, json))),
+        Command::Queue(command) => wait(Box::pin(node::queue(&place, command, json))),
+        Command::Spool(args::SpoolCommand::Scrub) => wait(Box::pin(node::scrub(&place, json))),
+        Command::Reload => wait(Box::pin(node::reload(&place, json))),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Args::command(), "tram", &mut script);

@@ -10,7 +10,7 @@ use tram_client::{Client, Place};
 use tram_pki::keystore::load_trust;
 use tram_proto::export::{EXPORT_BYTES, Export};
 use tram_proto::id::MessageId;
-use tram_proto::receipt::Receipt;
+use tram_proto::receipt::{Receipt, State};
 use tram_proto::statement::Signed;
 
 use crate::exit::{BAD_DATA, Failure, NEGATIVE, NO_INPUT};
@@ -101,6 +101,7 @@ fn list(receipts: &[Receipt]) -> Vec<Value> {
             "state": receipt.state.as_str(),
             "reason": receipt.reason.as_str(),
             "detail": receipt.detail,
+            "code": (receipt.state == State::Status).then_some(receipt.code),
             "node": receipt.name.to_string(),
             "at": show::utc(receipt.at_ms),
         })
@@ -110,7 +111,9 @@ fn list(receipts: &[Receipt]) -> Vec<Value> {
 
 fn table(receipts: &[Receipt]) -> String {
     let row = |receipt: &Receipt| {
-        let why = [receipt.reason.as_str(), &receipt.detail].join(" ").trim().to_owned();
+        let code = if receipt.state == State::Status { receipt.code.to_string() } else { String::new() };
+        let words = [receipt.reason.as_str(), &code, &receipt.detail];
+        let why = words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
         let (state, node) = (receipt.state.to_string(), receipt.name.to_string());
         [receipt.address.to_string(), state, show::local(receipt.at_ms), node, why]
     };

@@ -5,6 +5,7 @@ use std::io::Write as _;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::Value;
+use tram_client::Progress;
 
 use crate::exit::Failure;
 
@@ -42,6 +43,23 @@ fn timestamp(at_ms: u64) -> Option<Timestamp> {
 /// A number of bytes for people.
 pub(crate) fn bytes(count: u64) -> String {
     indicatif::BinaryBytes(count).to_string()
+}
+
+/// The application's code of a recipient in state `status`, for JSON.
+pub(crate) fn code(recipient: &Progress) -> Option<u32> {
+    (recipient.state == "status").then_some(recipient.code)
+}
+
+/// Why a recipient is in its state: reason, code and text, as far as there are any.
+pub(crate) fn why(recipient: &Progress) -> String {
+    let code = code(recipient).map(|code| code.to_string()).unwrap_or_default();
+    let words = [recipient.reason.as_str(), &code, &recipient.detail];
+    words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+/// A number of things for people.
+pub(crate) fn count(number: u64, one: &str, several: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { several })
 }
 
 /// Text of others, made safe for a terminal.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tram_client::{Admin, InboxView, LinkView, NodeView, Place, QueueView, StatusAnswer};
+use tram_client::{Admin, InboxView, LinkView, NodeView, Place, QueueView, QueuesAnswer, StatusAnswer};
 
 use crate::args::StatusArgs;
 use crate::exit::{Failure, NEGATIVE};
@@ -41,8 +41,12 @@ pub(crate) async fn nodes(place: &Place, json: bool) -> Result<(), Failure> {
 }
 
 pub(crate) async fn queues(place: &Place, json: bool) -> Result<(), Failure> {
-    let queues = Admin::connect(place).await?.queues().await?;
-    if json { show::json(&json!({ "queues": list(&queues, queue_json) })) } else { show::line(&queue_table(&queues)) }
+    let QueuesAnswer { queues, paused } = Admin::connect(place).await?.queues().await?;
+    if json {
+        return show::json(&json!({ "queues": list(&queues, queue_json), "paused": paused }));
+    }
+    show::line(&queue_table(&queues))?;
+    paused.iter().try_for_each(|hop| show::line(&format!("\n{hop} is paused: end it with `tram queue resume {hop}`")))
 }
 
 fn list<T>(items: &[T], one: impl Fn(&T) -> Value) -> Vec<Value> {
@@ -92,6 +96,7 @@ fn queue_json(queue: &QueueView) -> Value {
         "messages": queue.messages,
         "bytes": queue.bytes,
         "oldest": show::utc(queue.oldest_ms),
+        "paused": queue.paused,
     })
 }
 
@@ -126,6 +131,8 @@ fn status_json(status: &StatusAnswer) -> Value {
             "room_bytes": spool.room_bytes,
         },
         "inboxes": list(&status.inboxes, inbox_json),
+        "paused": status.paused,
+        "held": status.held,
     })
 }
 
@@ -153,7 +160,8 @@ fn node_table(nodes: &[NodeView]) -> String {
 fn queue_table(queues: &[QueueView]) -> String {
     let row = |queue: &QueueView| {
         let (messages, oldest) = (queue.messages.to_string(), show::local(queue.oldest_ms));
-        [queue.next_hop.clone(), queue.precedence.clone(), messages, show::bytes(queue.bytes), oldest]
+        let next_hop = format!("{}{}", queue.next_hop, if queue.paused { " (paused)" } else { "" });
+        [next_hop, queue.precedence.clone(), messages, show::bytes(queue.bytes), oldest]
     };
     let rows: Vec<_> = queues.iter().map(row).collect();
     show::table(["NEXT HOP", "PRECEDENCE", "MESSAGES", "SIZE", "OLDEST"], &rows)

@@ -22,6 +22,7 @@ pub(crate) async fn run(place: &Place, args: TraceArgs, json: bool) -> Result<()
                 "at": show::utc(recipient.at_ms),
                 "reason": recipient.reason,
                 "detail": recipient.detail,
+                "code": show::code(recipient),
             })
         });
         return show::json(&json!({
@@ -38,7 +39,7 @@ pub(crate) async fn run(place: &Place, args: TraceArgs, json: bool) -> Result<()
     let recipients: Vec<_> = trace
         .recipients
         .into_iter()
-        .map(|r| [r.address, r.state, show::local(r.at_ms), [r.reason, r.detail].join(" ").trim().to_owned()])
+        .map(|r| [r.address.clone(), r.state.clone(), show::local(r.at_ms), show::why(&r)])
         .collect();
     show::line("")?;
     show::line(&show::table(["RECIPIENT", "STATE", "AT", "REASON"], &recipients))?;

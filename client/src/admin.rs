@@ -1,13 +1,17 @@
 //! An administrator's door.
 
 use tonic::transport::Channel;
+use tram_proto::id::MessageId;
 use tram_proto::local as api;
 use tram_proto::local::admin_client::AdminClient;
-use tram_proto::name::Inbox;
+use tram_proto::name::{Inbox, NodeName};
 
 use crate::error::Error;
 use crate::place::Place;
-use crate::{InboxView, LinkView, NodeView, QueueView, StatusAnswer, TokenNewAnswer, TokenNewRequest, TokenView};
+use crate::{
+    InboxView, KeyView, LinkView, NodeView, QueuesAnswer, ScrubAnswer, StatusAnswer, TokenNewAnswer, TokenNewRequest,
+    TokenView,
+};
 
 /// An administrator's connection to a node. Cheap to clone; clones share the connection.
 #[derive(Debug, Clone)]
@@ -49,12 +53,73 @@ impl Admin {
         Ok(self.admin.clone().nodes(api::NodesRequest {}).await?.into_inner().nodes)
     }
 
-    /// What waits, by next hop and class.
+    /// What waits, by next hop and class, and which next hops are paused.
     ///
     /// # Errors
     /// [`Error`].
-    pub async fn queues(&self) -> Result<Vec<QueueView>, Error> {
-        Ok(self.admin.clone().queues(api::QueuesRequest {}).await?.into_inner().queues)
+    pub async fn queues(&self) -> Result<QueuesAnswer, Error> {
+        Ok(self.admin.clone().queues(api::QueuesRequest {}).await?.into_inner())
+    }
+
+    /// Offers nothing to a next hop (`uplink` or a child's name) until it is resumed. False: it was paused before.
+    ///
+    /// # Errors
+    /// [`Error`]; code `no_such_hop`.
+    pub async fn pause(&self, hop: &str) -> Result<bool, Error> {
+        let hop = api::HopName { hop: hop.to_owned() };
+        Ok(self.admin.clone().queue_pause(hop).await?.into_inner().changed > 0)
+    }
+
+    /// Undoes that. False: it was not paused.
+    ///
+    /// # Errors
+    /// [`Error`]; code `no_such_hop`.
+    pub async fn resume(&self, hop: &str) -> Result<bool, Error> {
+        let hop = api::HopName { hop: hop.to_owned() };
+        Ok(self.admin.clone().queue_resume(hop).await?.into_inner().changed > 0)
+    }
+
+    /// Offers at once what waits for a later time or a newer route, one message or all; returns how many go.
+    ///
+    /// # Errors
+    /// [`Error`]; code `no_such_message`.
+    pub async fn retry(&self, id: Option<MessageId>) -> Result<u64, Error> {
+        let id = id.map(|id| bytes::Bytes::copy_from_slice(&id.0)).unwrap_or_default();
+        Ok(self.admin.clone().queue_retry(api::RetryRequest { id }).await?.into_inner().changed)
+    }
+
+    /// Declares the present spool of a node lost; returns how many messages sent from here are offered again.
+    ///
+    /// # Errors
+    /// [`Error`]; code `no_such_node`.
+    pub async fn retire(&self, node: &NodeName) -> Result<u64, Error> {
+        let name = api::NodeName { name: node.to_string() };
+        Ok(self.admin.clone().node_retire(name).await?.into_inner().changed)
+    }
+
+    /// Lets in a neighbour that was held as rolled back or cloned.
+    ///
+    /// # Errors
+    /// [`Error`]; code `not_held`.
+    pub async fn accept(&self, node: &NodeName) -> Result<(), Error> {
+        self.admin.clone().node_accept(api::NodeName { name: node.to_string() }).await?;
+        Ok(())
+    }
+
+    /// Has the node read its config again; returns the keys that changed.
+    ///
+    /// # Errors
+    /// [`Error`]; code `config`: the new one cannot be used, and the old one is still in force.
+    pub async fn reload(&self) -> Result<Vec<KeyView>, Error> {
+        Ok(self.admin.clone().reload(api::ReloadRequest {}).await?.into_inner().keys)
+    }
+
+    /// Has the node read and check every payload of its spool. Takes as long as the disk takes.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn scrub(&self) -> Result<ScrubAnswer, Error> {
+        Ok(self.admin.clone().scrub(api::ScrubRequest {}).await?.into_inner())
     }
 
     /// The inboxes declared here.

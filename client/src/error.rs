@@ -71,6 +71,12 @@ impl Error {
         }
     }
 
+    /// What this library refuses by itself, as the node would.
+    pub(crate) fn invalid(message: &str) -> Self {
+        let (code, message) = ("invalid".to_owned(), message.to_owned());
+        Self::Refused(Refusal { code, message, retryable: false, kind: Kind::Invalid })
+    }
+
     /// The stable word of a refusal.
     #[must_use]
     pub fn code(&self) -> Option<&str> {

@@ -52,8 +52,9 @@ pub use place::Place;
 pub use receive::{Inbound, Incoming};
 pub use send::NewMessage;
 pub use tram_proto::local::{
-    Acked, CertificateView, Chain, Hop, InboxView, LinkView, MessageHeader, NodeView, Progress, QueueView,
-    ReceiptsAnswer, SpoolView, StatusAnswer, TokenNewAnswer, TokenNewRequest, TokenView, TraceAnswer,
+    Acked, CertificateView, Chain, DamageView, GapsAnswer, Hop, InboxView, KeyView, LinkView, MessageHeader,
+    MessageView, MessagesAnswer, NodeView, Numbers, Progress, QueueView, QueuesAnswer, ReceiptsAnswer, ScrubAnswer,
+    SequenceView, SpoolView, StatusAnswer, TokenNewAnswer, TokenNewRequest, TokenView, TraceAnswer, Withdrawn,
 };
 
 /// Answers may be as large as a message's receipts to every recipient, in bytes.
@@ -110,6 +111,56 @@ impl Client {
     /// [`Error`].
     pub async fn inboxes(&self) -> Result<Vec<InboxView>, Error> {
         Ok(self.app.clone().inboxes(api::InboxesRequest {}).await?.into_inner().inboxes)
+    }
+
+    /// Messages this user may know of, newest first: `limit` at most (0: 50), from `before`, the `next` of the page
+    /// before (0: the newest). A page may be short, even empty; `next` 0 says that there are no more.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn messages(&self, limit: u32, before: u64) -> Result<MessagesAnswer, Error> {
+        Ok(self.app.clone().messages(api::MessagesRequest { limit, before }).await?.into_inner())
+    }
+
+    /// Ends the recipients of a message whose copy has not left the node.
+    ///
+    /// # Errors
+    /// [`Error`]; codes `no_such_message`, `not_permitted`, `already_left` (recall it instead), `too_late`.
+    pub async fn cancel(&self, id: MessageId) -> Result<Withdrawn, Error> {
+        let request = api::WithdrawRequest { id: bytes::Bytes::copy_from_slice(&id.0) };
+        Ok(self.app.clone().cancel(request).await?.into_inner())
+    }
+
+    /// The same, and sends a tombstone after the copies that left. What came of those: watch the message, which ends as
+    /// `recalled`, and the tombstone, which is `refused: too_late` for a recipient whose application has it.
+    ///
+    /// # Errors
+    /// [`Error`]; codes `no_such_message`, `not_permitted`, `too_late`.
+    pub async fn recall(&self, id: MessageId) -> Result<Withdrawn, Error> {
+        let request = api::WithdrawRequest { id: bytes::Bytes::copy_from_slice(&id.0) };
+        Ok(self.app.clone().recall(request).await?.into_inner())
+    }
+
+    /// Tells the sender what became of a message that this user's application took here: a code of its own and a text
+    /// of at most 1,024 bytes. Returns for how many recipients that was said.
+    ///
+    /// # Errors
+    /// [`Error`]; codes `no_such_message`, `not_permitted`, `not_delivered`, `invalid`.
+    pub async fn set_status(&self, id: MessageId, code: u32, text: &str) -> Result<u32, Error> {
+        let id = bytes::Bytes::copy_from_slice(&id.0);
+        let request = api::SetStatusRequest { id, code, text: text.to_owned() };
+        Ok(self.app.clone().set_status(request).await?.into_inner().recipients)
+    }
+
+    /// Numbers missing among the messages that came to an inbox (`None`: to every one of this user) and were created at
+    /// `since_ms` or later. A page at a time: `after` is the `next` of the page before, at first empty; an empty `next`
+    /// says that there are no more.
+    ///
+    /// # Errors
+    /// [`Error`]; code `not_permitted`.
+    pub async fn gaps(&self, inbox: Option<&Inbox>, since_ms: u64, after: String) -> Result<GapsAnswer, Error> {
+        let inbox = inbox.map(ToString::to_string).unwrap_or_default();
+        Ok(self.app.clone().gaps(api::GapsRequest { inbox, since_ms, after }).await?.into_inner())
     }
 
     /// Takes messages from an inbox. Without an acknowledgement within the lease (`None`: 60 s) a message goes to

@@ -27,7 +27,7 @@ pub struct NewMessage {
     pub from: Option<Inbox>,
     /// `None`: routine.
     pub precedence: Option<Precedence>,
-    /// How long the message may take, in milliseconds. `None`: 30 days.
+    /// How long the message may take, in milliseconds: more than 0, at most 180 days. `None`: 30 days.
     pub lifetime_ms: Option<u64>,
     /// When it has to be there, Unix milliseconds.
     pub deliver_by_ms: Option<u64>,
@@ -81,6 +81,9 @@ impl Client {
         mut payload: impl AsyncRead + Unpin + Send,
         mut progress: impl FnMut(u64) + Send,
     ) -> Result<MessageId, Error> {
+        if message.lifetime_ms == Some(0) {
+            return Err(Error::invalid("a message without any lifetime cannot be sent: leave it out for 30 days"));
+        }
         let (steps, receiver) = mpsc::channel(PARTS);
         let mut app = self.app.clone();
         let call = app.send(ReceiverStream::new(receiver));

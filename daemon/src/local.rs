@@ -6,7 +6,10 @@
 //! | [`access`] | who may do what, by peer credentials |
 //! | `app`, `admin` | the two gRPC services, call by call |
 //! | `submit`, `deliver` | payload in, payload out |
-//! | `watch`, `trace` | what became of a message |
+//! | `known`, `watch`, `trace`, `messages` | what became of messages |
+//! | `gaps` | which numbers are missing in an inbox |
+//! | `scrub` | reading the spool over |
+//! | `command` | cancel, recall, status, and what administrators order |
 //! | [`station`] | what this module needs of the rest of the daemon, beside engine and spool |
 //! | `refusal` | how a "no" looks on the socket |
 //!
@@ -17,8 +20,13 @@
 pub mod access;
 mod admin;
 mod app;
+mod command;
 mod deliver;
+mod gaps;
+mod known;
+mod messages;
 mod refusal;
+mod scrub;
 mod sockets;
 pub mod station;
 mod submit;
@@ -62,6 +70,8 @@ pub struct Door {
     pub station: Arc<dyn station::Station>,
     /// The PKI's registry and tokens; `None` on a node that issues no certificates.
     pub issuer: Option<Arc<dyn station::Issuer>>,
+    /// Reads the config again; `None` where nothing can be reloaded.
+    pub reload: Option<Arc<dyn station::Reload>>,
     /// The rules in force; a reload sends new ones.
     pub access: Receiver<Arc<access::Access>>,
 }
@@ -77,7 +87,7 @@ pub async fn serve(
 ) -> Result<(), tonic::transport::Error> {
     let (stopping, stopped) = channel(false);
     let app = AppServer::new(app::Service::new(door.clone(), stopped.clone())).max_decoding_message_size(REQUEST_BYTES);
-    let admin = AdminServer::new(admin::Service::new(door)).max_decoding_message_size(REQUEST_BYTES);
+    let admin = AdminServer::new(admin::Service::new(door, stopped.clone())).max_decoding_message_size(REQUEST_BYTES);
     let (files, app_socket, admin_socket) = sockets.into_parts();
     let app = server().serve_with_incoming_shutdown(app, UnixListenerStream::new(app_socket), until(stopped.clone()));
     let admin = server().serve_with_incoming_shutdown(admin, UnixListenerStream::new(admin_socket), until(stopped));
@@ -103,6 +113,13 @@ async fn until(mut stopped: Receiver<bool>) {
 /// Runs calls of the spool where they may block.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Status> + Send + 'static) -> Result<T, Status> {
     tokio::task::spawn_blocking(work).await.map_err(refusal::broken)?
+}
+
+/// 16 random bytes that make a message unlike any other.
+fn nonce() -> Result<[u8; 16], Status> {
+    let mut nonce = [0; 16];
+    aws_lc_rs::rand::fill(&mut nonce).map_err(|_| refusal::broken("no randomness"))?;
+    Ok(nonce)
 }
 
 fn server() -> Server {

@@ -145,7 +145,7 @@ pub async fn run(
     let listen = config.listen.overlay;
     let reloader = Arc::new(Reloader::new(paths, config, uplinks, new_rules));
     let issuer = desk.map(|desk| desk as Arc<dyn Issuer>);
-    let door = Door { engine: engine.clone(), spool: spool.clone(), station, issuer, access };
+    let door = Door { engine: engine.clone(), spool: spool.clone(), station, issuer, reload: None, access };
     let (close_local, closing) = watch::channel(false);
     let local = tokio::spawn(local::serve(sockets, door, wait_for(closing)));
     let by_signal = reloader.clone();

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
 
+use bytesize::ByteSize;
 use nix::unistd::{Gid, Group, Uid, User};
 use serde::Deserialize;
 use tram_proto::envelope::Precedence;
@@ -23,6 +24,8 @@ pub struct Rule {
     pub inboxes: Vec<String>,
     /// Whether they may send, and with which precedences.
     pub send: Send,
+    /// What messages of such a user may take of the spool until they have ended; `None` says nothing.
+    pub quota: Option<ByteSize>,
 }
 
 /// A user or group, by name or number.
@@ -88,6 +91,7 @@ pub struct Grant {
     every_inbox: bool,
     inboxes: BTreeSet<Inbox>,
     precedences: BTreeSet<Precedence>,
+    quota_bytes: Option<u64>,
 }
 
 impl Grant {
@@ -103,6 +107,12 @@ impl Grant {
         self.everything || self.precedences.contains(&precedence)
     }
 
+    /// What the caller's messages may take of the spool until they have ended, in bytes; `None`: no limit of its own.
+    #[must_use]
+    pub const fn quota_bytes(&self) -> Option<u64> {
+        if self.everything { None } else { self.quota_bytes }
+    }
+
     /// Whether the caller may do anything at all.
     #[must_use]
     pub fn anything(&self) -> bool {
@@ -113,6 +123,8 @@ impl Grant {
         self.every_inbox |= other.every_inbox;
         self.inboxes.extend(other.inboxes.iter().cloned());
         self.precedences.extend(other.precedences.iter().copied());
+        // A rule without a quota says nothing; of several the largest counts.
+        self.quota_bytes = self.quota_bytes.max(other.quota_bytes);
     }
 }
 
@@ -220,6 +232,10 @@ fn grant_of(rule: &Rule) -> Result<Grant, String> {
             }
         }
     }
+    grant.quota_bytes = rule.quota.map(|quota| quota.as_u64());
+    if grant.quota_bytes == Some(0) {
+        return Err("a quota of 0 lets nothing be sent: leave it out for no quota, or say send = false".to_owned());
+    }
     Ok(grant)
 }
 
@@ -302,6 +318,31 @@ mod tests {
     }
 
     #[test]
+    fn of_several_quotas_the_largest_counts_and_a_rule_without_one_says_nothing() {
+        let text = r#"
+            rule = [
+                { users = [1000], send = true },
+                { users = [1001], send = true, quota = "10 MB" },
+                { groups = [50], send = true, quota = "500 MB" },
+                { groups = [60], inboxes = ["*"] },
+                { users = [990], send = true, quota = "1 KiB" },
+            ]
+        "#;
+        let access = Access { trusted: [0, 990], ..Access::resolve(&rules(text)).expect("resolves") };
+        #[track_caller]
+        fn check(access: &Access, uid: u32, groups: &[u32], quota: Option<u64>) {
+            assert_eq!(access.grant_in(uid, || groups.to_vec()).quota_bytes(), quota, "{uid} in {groups:?}");
+        }
+        check(&access, 1000, &[1000], None);
+        check(&access, 1000, &[50, 60], Some(500_000_000));
+        check(&access, 1001, &[60], Some(10_000_000));
+        check(&access, 1001, &[50], Some(500_000_000));
+        // The daemon's own user and root have none, whatever a rule says.
+        check(&access, 990, &[50], None);
+        check(&access, 0, &[50], None);
+    }
+
+    #[test]
     fn a_rule_that_cannot_be_meant_names_itself() {
         #[track_caller]
         fn check(rule: &str, part: &str) {
@@ -313,6 +354,7 @@ mod tests {
         check(r#"{ groups = ["no-such-group-here"] }"#, "no group");
         check(r#"{ users = [1], inboxes = ["Văn bản"] }"#, "not an inbox name");
         check(r#"{ users = [1], send = ["urgent"] }"#, "not a precedence");
+        check(r#"{ users = [1], send = true, quota = "0 B" }"#, "quota of 0");
     }
 
     #[test]

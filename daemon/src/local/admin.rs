@@ -2,20 +2,22 @@
 
 use std::collections::BTreeMap;
 
+use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 use tram_proto::id::NodeId;
 use tram_proto::local::admin_server::Admin;
 use tram_proto::local::{
-    CertificateView, Done, InboxName, InboxView, InboxesAnswer, InboxesRequest, LinkView, LinksAnswer, LinksRequest,
-    NodeView, NodesAnswer, NodesRequest, QueueView, QueuesAnswer, QueuesRequest, SpoolView, StatusAnswer,
-    StatusRequest, TokenCancelRequest, TokenListAnswer, TokenListRequest, TokenNewAnswer, TokenNewRequest, TokenView,
+    CertificateView, Changed, Done, HopName, InboxName, InboxView, InboxesAnswer, InboxesRequest, KeyView, LinkView,
+    LinksAnswer, LinksRequest, NodeName, NodeView, NodesAnswer, NodesRequest, QueueView, QueuesAnswer, QueuesRequest,
+    ReloadAnswer, ReloadRequest, RetryRequest, ScrubAnswer, ScrubRequest, SpoolView, StatusAnswer, StatusRequest,
+    TokenCancelRequest, TokenListAnswer, TokenListRequest, TokenNewAnswer, TokenNewRequest, TokenView,
 };
 use tram_proto::name::Inbox;
-use tram_relay::input::Side;
+use tram_relay::input::{Command, Side};
 use tram_relay::snapshot::Snapshot;
 
 use super::station::{Certificate, Issuer, IssuerError, LinkFacts, TokenOrder, Wire};
-use super::{Door, app, refusal};
+use super::{Door, app, command, refusal, scrub};
 
 /// A certificate that ends sooner makes the node degraded: it is time to join again.
 const CERTIFICATE_SOON_MS: u64 = 14 * 24 * 3600 * 1000;
@@ -24,11 +26,13 @@ const ROOM_LOW: u64 = 64 * 1024 * 1024;
 
 pub(super) struct Service {
     door: Door,
+    stopped: watch::Receiver<bool>,
+    scrubbing: scrub::Running,
 }
 
 impl Service {
-    pub(super) const fn new(door: Door) -> Self {
-        Self { door }
+    pub(super) fn new(door: Door, stopped: watch::Receiver<bool>) -> Self {
+        Self { door, stopped, scrubbing: scrub::Running::default() }
     }
 
     /// The socket's mode keeps others out; this also closes the moment between `bind` and `chmod`.
@@ -52,6 +56,11 @@ impl Service {
         let issuer = self.door.issuer.clone().ok_or_else(refusal::no_authority)?;
         let done = tokio::task::spawn_blocking(move || work(&*issuer)).await.map_err(refusal::broken)?;
         done.map_err(|why| refusal::issuer_refused(&why))
+    }
+
+    async fn command(&self, command: Command) -> Result<Response<Changed>, Status> {
+        let outcome = command::carry_out(&self.door, command).await?;
+        Ok(Response::new(Changed { changed: outcome.changed as u64 }))
     }
 
     async fn change_inbox(&self, name: &str, create: bool) -> Result<Response<Done>, Status> {
@@ -93,6 +102,8 @@ impl Admin for Service {
                 room_bytes: snapshot.spool_room_bytes,
             }),
             inboxes: inboxes(&snapshot),
+            paused: paused(&snapshot),
+            held: snapshot.held.clone(),
         }))
     }
 
@@ -134,7 +145,8 @@ impl Admin for Service {
 
     async fn queues(&self, request: Request<QueuesRequest>) -> Result<Response<QueuesAnswer>, Status> {
         self.check(&request)?;
-        Ok(Response::new(QueuesAnswer { queues: queues(&*self.snapshot().await?) }))
+        let snapshot = self.snapshot().await?;
+        Ok(Response::new(QueuesAnswer { queues: queues(&snapshot), paused: paused(&snapshot) }))
     }
 
     async fn inbox_list(&self, request: Request<InboxesRequest>) -> Result<Response<InboxesAnswer>, Status> {
@@ -186,6 +198,54 @@ impl Admin for Service {
         self.issuer(move |issuer| issuer.cancel_token(&token)).await?;
         Ok(Response::new(Done {}))
     }
+
+    async fn queue_pause(&self, request: Request<HopName>) -> Result<Response<Changed>, Status> {
+        self.check(&request)?;
+        let hop = request.into_inner().hop.parse().map_err(refusal::invalid)?;
+        self.command(Command::Pause(hop)).await
+    }
+
+    async fn queue_resume(&self, request: Request<HopName>) -> Result<Response<Changed>, Status> {
+        self.check(&request)?;
+        let hop = request.into_inner().hop.parse().map_err(refusal::invalid)?;
+        self.command(Command::Resume(hop)).await
+    }
+
+    async fn queue_retry(&self, request: Request<RetryRequest>) -> Result<Response<Changed>, Status> {
+        self.check(&request)?;
+        let id = request.into_inner().id;
+        let message = if id.is_empty() { None } else { Some(app::message_id(&id)?) };
+        self.command(Command::Retry(message)).await
+    }
+
+    async fn node_retire(&self, request: Request<NodeName>) -> Result<Response<Changed>, Status> {
+        self.check(&request)?;
+        let name = request.into_inner().name.parse().map_err(refusal::invalid)?;
+        self.command(Command::Retire(name)).await
+    }
+
+    async fn node_accept(&self, request: Request<NodeName>) -> Result<Response<Done>, Status> {
+        self.check(&request)?;
+        let name = request.into_inner().name.parse().map_err(refusal::invalid)?;
+        self.command(Command::Accept(name)).await?;
+        Ok(Response::new(Done {}))
+    }
+
+    async fn reload(&self, request: Request<ReloadRequest>) -> Result<Response<ReloadAnswer>, Status> {
+        self.check(&request)?;
+        let reload = self.door.reload.clone().ok_or_else(refusal::no_reload)?;
+        // A caller who goes away does not leave it half done.
+        let done = tokio::spawn(async move { reload.reload().await }).await.map_err(refusal::broken)?;
+        let changes = done.map_err(|why| refusal::not_reloaded(&why))?;
+        let keys = changes.into_iter().map(|change| KeyView { key: change.key.to_owned(), applied: change.applied });
+        Ok(Response::new(ReloadAnswer { keys: keys.collect() }))
+    }
+
+    async fn scrub(&self, request: Request<ScrubRequest>) -> Result<Response<ScrubAnswer>, Status> {
+        self.check(&request)?;
+        let answer = scrub::scrub(self.door.clone(), self.scrubbing.clone(), self.stopped.clone()).await?;
+        Ok(Response::new(answer))
+    }
 }
 
 /// The caller for the audit log.
@@ -200,13 +260,19 @@ fn inboxes(snapshot: &Snapshot) -> Vec<InboxView> {
     snapshot.inboxes.iter().map(view).collect()
 }
 
+fn paused(snapshot: &Snapshot) -> Vec<String> {
+    snapshot.paused.iter().map(ToString::to_string).collect()
+}
+
 fn queues(snapshot: &Snapshot) -> Vec<QueueView> {
+    let paused = paused(snapshot);
     let view = |queue: &tram_relay::snapshot::QueueView| QueueView {
         next_hop: queue.next_hop.clone(),
         precedence: queue.precedence.to_string(),
         messages: queue.messages as u64,
         bytes: queue.bytes,
         oldest_ms: queue.oldest_ms,
+        paused: paused.contains(&queue.next_hop),
     };
     snapshot.queues.iter().map(view).collect()
 }
@@ -249,7 +315,22 @@ fn links(snapshot: &Snapshot, facts: Vec<LinkFacts>) -> Vec<LinkView> {
         view.clock_offset_ms = link.clock_offset_ms;
         view.unacknowledged = link.unacknowledged as u64;
     }
+    for peer in &snapshot.held {
+        let view = views.entry(peer.clone()).or_insert_with(|| LinkView {
+            peer: peer.clone(),
+            side: "down".to_owned(),
+            ..LinkView::default()
+        });
+        view.state = "held".to_owned();
+        view.error = cure_of_held(peer);
+    }
     views.into_values().collect()
+}
+
+fn cure_of_held(peer: &str) -> String {
+    format!(
+        "its spool was rolled back or its disk cloned: empty its spool directory, or, if it is the only machine of its name, run `tram node accept {peer}` here"
+    )
 }
 
 /// Why the node is degraded, each with what to do.
@@ -262,6 +343,9 @@ fn problems(snapshot: &Snapshot, links: &[LinkView], certificates: &[Certificate
         };
         problems.push(format!("no uplink is up ({})", uplinks.iter().map(one).collect::<Vec<_>>().join("; ")));
     }
+    problems.extend(snapshot.held.iter().map(|peer| format!("{peer} is held: {}", cure_of_held(peer))));
+    let resume = |hop: String| format!("the queue of {hop} is paused: end it with `tram queue resume {hop}`");
+    problems.extend(paused(snapshot).into_iter().map(resume));
     if !snapshot.clock_trusted {
         problems.push(
             "the clock is not trusted: set it (`timedatectl set-ntp true`); nothing expires meanwhile".to_owned(),

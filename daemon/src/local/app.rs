@@ -7,14 +7,16 @@ use tonic::{Request, Response, Status, Streaming};
 use tram_proto::id::MessageId;
 use tram_proto::local::app_server::App;
 use tram_proto::local::{
-    Chain, InboxView, InboxesAnswer, InboxesRequest, Progress, ReceiptsAnswer, ReceiptsRequest, ReceiveEvent,
-    ReceiveRequest, SendRequest, Sent, TraceAnswer, TraceRequest, WatchRequest,
+    Chain, GapsAnswer, GapsRequest, InboxView, InboxesAnswer, InboxesRequest, MessagesAnswer, MessagesRequest,
+    Progress, ReceiptsAnswer, ReceiptsRequest, ReceiveEvent, ReceiveRequest, SendRequest, Sent, SetStatusRequest,
+    StatusSet, TraceAnswer, TraceRequest, WatchRequest, WithdrawRequest, Withdrawn,
 };
 use tram_proto::statement::Signed;
 
 use super::access::Grant;
-use super::watch::{ById, WATCHED, all, read, visible};
-use super::{Door, blocking, deliver, refusal, submit, trace};
+use super::known::{read, visible};
+use super::watch::{ById, WATCHED, all};
+use super::{Door, blocking, command, deliver, gaps, messages, refusal, submit, trace};
 use crate::spool::Spool;
 
 /// Changes of state that may wait for a slow watcher.
@@ -50,7 +52,7 @@ pub(super) fn credentials<T>(request: &Request<T>) -> Result<(u32, u32), Status>
     Ok((credentials.uid(), credentials.gid()))
 }
 
-fn message_id(bytes: &[u8]) -> Result<MessageId, Status> {
+pub(super) fn message_id(bytes: &[u8]) -> Result<MessageId, Status> {
     MessageId::from_slice(bytes).map_err(refusal::invalid)
 }
 
@@ -125,6 +127,35 @@ impl App for Service {
         let own = snapshot.inboxes.iter().filter(|(inbox, _)| grant.inbox(inbox));
         let inboxes = own.map(|(inbox, messages)| InboxView { name: inbox.to_string(), messages: *messages as u64 });
         Ok(Response::new(InboxesAnswer { inboxes: inboxes.collect() }))
+    }
+
+    async fn messages(&self, request: Request<MessagesRequest>) -> Result<Response<MessagesAnswer>, Status> {
+        let grant = self.grant(&request).await?;
+        Ok(Response::new(messages::list(&self.door, &grant, request.into_inner()).await?))
+    }
+
+    async fn cancel(&self, request: Request<WithdrawRequest>) -> Result<Response<Withdrawn>, Status> {
+        let grant = self.grant(&request).await?;
+        let id = message_id(&request.into_inner().id)?;
+        Ok(Response::new(command::withdraw(&self.door, &grant, id, false).await?))
+    }
+
+    async fn recall(&self, request: Request<WithdrawRequest>) -> Result<Response<Withdrawn>, Status> {
+        let grant = self.grant(&request).await?;
+        let id = message_id(&request.into_inner().id)?;
+        Ok(Response::new(command::withdraw(&self.door, &grant, id, true).await?))
+    }
+
+    async fn set_status(&self, request: Request<SetStatusRequest>) -> Result<Response<StatusSet>, Status> {
+        let grant = self.grant(&request).await?;
+        let SetStatusRequest { id, code, text } = request.into_inner();
+        let answer = command::set_status(&self.door, &grant, message_id(&id)?, code, text).await?;
+        Ok(Response::new(answer))
+    }
+
+    async fn gaps(&self, request: Request<GapsRequest>) -> Result<Response<GapsAnswer>, Status> {
+        let grant = self.grant(&request).await?;
+        Ok(Response::new(gaps::gaps(&self.door, &grant, request.into_inner()).await?))
     }
 }
 

@@ -240,14 +240,19 @@ impl Stream {
     }
 }
 
+/// The sender as applications are told it.
+pub(super) fn from(body: &Body) -> String {
+    match &body.sender {
+        Some(sender) => format!("{sender}@{}", body.origin_name),
+        None => body.origin_name.to_string(),
+    }
+}
+
 fn header(delivery: &Delivery, body: &Body) -> MessageHeader {
     MessageHeader {
         delivery: delivery.row.0,
         id: bytes::Bytes::copy_from_slice(&delivery.id.0),
-        from: match &body.sender {
-            Some(sender) => format!("{sender}@{}", body.origin_name),
-            None => body.origin_name.to_string(),
-        },
+        from: from(body),
         address: delivery.address.to_string(),
         file_name: body.file_name.clone(),
         subject: body.subject.clone(),

@@ -3,9 +3,9 @@
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 use tram_proto::error::WireError;
-use tram_relay::output::{InboxRefused, SubmitRefused};
+use tram_relay::output::{CommandRefused, InboxRefused, SubmitRefused};
 
-use super::station::IssuerError;
+use super::station::{IssuerError, ReloadError};
 use crate::engine::handle::Stopped;
 use crate::spool::SpoolError;
 
@@ -78,6 +78,37 @@ pub(super) fn inbox_refused(why: &InboxRefused) -> Status {
         InboxRefused::NotEmpty { .. } => make(Code::FailedPrecondition, "inbox_not_empty", false, message),
         InboxRefused::TooMany(_) => make(Code::ResourceExhausted, "too_many", false, message),
     }
+}
+
+pub(super) fn command_refused(why: &CommandRefused) -> Status {
+    let message = why.to_string();
+    match why {
+        CommandRefused::UnknownMessage(_) => make(Code::NotFound, "no_such_message", false, message),
+        CommandRefused::NotYours(_) => make(Code::PermissionDenied, "not_permitted", false, message),
+        CommandRefused::TooLate(_) => make(Code::FailedPrecondition, "too_late", false, message),
+        CommandRefused::AlreadyLeft(_) => make(Code::FailedPrecondition, "already_left", false, message),
+        CommandRefused::NotDelivered(_) => make(Code::FailedPrecondition, "not_delivered", false, message),
+        CommandRefused::Invalid(_) => make(Code::InvalidArgument, "invalid", false, message),
+        CommandRefused::UnknownHop(_) => make(Code::NotFound, "no_such_hop", false, message),
+        CommandRefused::UnknownNode(_) => make(Code::NotFound, "no_such_node", false, message),
+        CommandRefused::NotHeld(_) => make(Code::FailedPrecondition, "not_held", false, message),
+        CommandRefused::NotSubmitted(why) => submit_refused(why),
+        CommandRefused::Starting => make(Code::Unavailable, "starting", true, message),
+    }
+}
+
+pub(super) fn no_reload() -> Status {
+    let message = "this node cannot read its config again: restart it";
+    make(Code::FailedPrecondition, "no_reload", false, message)
+}
+
+pub(super) fn scrubbing() -> Status {
+    make(Code::ResourceExhausted, "scrubbing", true, "the spool is being scrubbed already; wait for that")
+}
+
+/// The new config cannot be used; the old one is still in force.
+pub(super) fn not_reloaded(why: &ReloadError) -> Status {
+    make(Code::InvalidArgument, "config", false, why.to_string())
 }
 
 pub(super) fn issuer_refused(why: &IssuerError) -> Status {

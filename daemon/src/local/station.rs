@@ -79,6 +79,30 @@ pub trait Station: Send + Sync + 'static {
     fn now_ms(&self) -> u64;
 }
 
+/// A key of the config that was changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyChange {
+    /// The key, such as `access.rule`.
+    pub key: &'static str,
+    /// Whether it is in force now; otherwise it needs a restart.
+    pub applied: bool,
+}
+
+/// Why the new config is not in force: file, key and cure. The old one still is, whole.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}; nothing was changed")]
+pub struct ReloadError(pub String);
+
+/// Reads the config again.
+#[tonic::async_trait]
+pub trait Reload: Send + Sync + 'static {
+    /// Applies all of it or nothing; answers which keys changed.
+    ///
+    /// # Errors
+    /// [`ReloadError`].
+    async fn reload(&self) -> Result<Vec<KeyChange>, ReloadError>;
+}
+
 /// Why the PKI says no.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

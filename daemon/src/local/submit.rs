@@ -59,12 +59,10 @@ fn submission(grant: &Grant, header: SendHeader) -> Result<Submission, Status> {
     if let Some(inbox) = sender.as_ref().filter(|inbox| !grant.inbox(inbox)) {
         return Err(refusal::not_permitted(format!("user {} may not send from inbox {inbox}", grant.uid)));
     }
-    let mut nonce = [0; 16];
-    aws_lc_rs::rand::fill(&mut nonce).map_err(|_| refusal::broken("no randomness"))?;
     Ok(Submission {
         user: grant.uid,
-        quota_bytes: None,
-        nonce,
+        quota_bytes: grant.quota_bytes(),
+        nonce: super::nonce()?,
         sender,
         to: to.map_err(refusal::invalid)?,
         precedence,

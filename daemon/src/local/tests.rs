@@ -1,6 +1,7 @@
 //! The services over real sockets, spoken to by the client library.
 
-mod fake;
+pub(super) mod fake;
+mod whole;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use tram_client::{Admin, Client, Error, Inbound, NewMessage, Place};
 use tram_proto::id::MessageId;
 
 use super::access::{Access, Id, Rule, Send};
-use fake::{NOW_MS, Node};
+use fake::{NOW_MS, Node, body_from, put_from};
 
 const ROOM: u64 = 1 << 30;
 
@@ -248,17 +249,114 @@ async fn an_administrator_sees_the_node_and_changes_inboxes() {
     let node = Node::start(ROOM);
     let admin = Admin::connect(&Place::dir(node.dir.path())).await.expect("connects");
     let status = admin.status().await.expect("answers");
-    assert_eq!(
-        (status.node.as_str(), status.role.as_str(), status.links[0].state.as_str()),
-        ("central", "central", "connecting")
-    );
-    assert_eq!(status.problems.len(), 2, "{:?}", status.problems);
+    let hub = status.links.iter().find(|link| link.peer == "hub").expect("listed");
+    assert_eq!((status.node.as_str(), status.role.as_str(), hub.state.as_str()), ("central", "central", "connecting"));
+    assert_eq!(status.problems.len(), 3, "{:?}", status.problems);
+    // A neighbour that is held is named with the cure, among the problems and in the list of links.
+    assert!(status.problems.iter().any(|p| p.contains("can-tho") && p.contains("tram node accept")), "{status:?}");
+    assert_eq!(status.held, ["can-tho"]);
+    let links = admin.links().await.expect("lists");
+    let held = links.iter().find(|link| link.peer == "can-tho").expect("listed");
+    assert!(held.state == "held" && held.error.contains("tram node accept can-tho"), "{held:?}");
     let khan = "khan".parse().expect("inbox");
     admin.create_inbox(&khan).await.expect("created");
     assert_eq!(admin.inboxes().await.expect("lists").len(), 2);
     admin.remove_inbox(&khan).await.expect("removed");
     assert_eq!(code(admin.remove_inbox(&khan).await), "no_such_inbox");
     assert_eq!(code(admin.tokens().await), "no_authority");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_says_what_applied_and_what_is_wrong() {
+    let node = Node::start(ROOM);
+    let admin = Admin::connect(&Place::dir(node.dir.path())).await.expect("connects");
+    let keys: Vec<_> =
+        admin.reload().await.expect("reloads").into_iter().map(|change| (change.key, change.applied)).collect();
+    assert_eq!(keys, [("access.rule".to_owned(), true), ("listen.overlay".to_owned(), false)]);
+    let error = admin.reload().await.expect_err("refused");
+    assert_eq!(error.code(), Some("config"));
+    assert!(error.to_string().contains("line 3") && error.to_string().contains("nothing was changed"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_register_tells_which_numbers_are_missing() {
+    let node = Node::start(ROOM);
+    let client = client(&node).await;
+    for (number, row) in [1, 2, 4, 7, 8].into_iter().zip(100..) {
+        put_from(&*node.spool, row, &body_from("khan", number));
+    }
+    // Another release's messages have no numbers, and those of another life count anew.
+    put_from(&*node.spool, 200, &tram_proto::envelope::Body { pair_sequences: Vec::new(), ..body_from("khan", 3) });
+    let again = tram_proto::id::Incarnation([3; 16]);
+    put_from(&*node.spool, 201, &tram_proto::envelope::Body { incarnation: again, ..body_from("khan", 5) });
+    let (vanban, khan) = ("vanban".parse().expect("inbox"), "khan".parse().expect("inbox"));
+    let told = |answer: tram_client::GapsAnswer| -> Vec<_> {
+        assert_eq!(answer.next, "");
+        let one = |s: tram_client::SequenceView| {
+            assert_eq!(
+                (s.origin.as_str(), s.sender.as_str(), s.address.as_str()),
+                ("can-tho", "khan", "vanban@central")
+            );
+            (s.lowest, s.highest, s.missing, s.gaps.iter().map(|gap| (gap.first, gap.last)).collect::<Vec<_>>())
+        };
+        answer.sequences.into_iter().map(one).collect()
+    };
+    let all = client.gaps(None, 0, String::new()).await.expect("looks");
+    assert_eq!(told(all), [(1, 8, 3, vec![(3, 3), (5, 6)]), (5, 5, 0, vec![])]);
+    let since = client.gaps(Some(&vanban), NOW_MS + 4, String::new()).await.expect("looks");
+    assert_eq!(told(since), [(4, 8, 2, vec![(5, 6)]), (5, 5, 0, vec![])]);
+    assert!(told(client.gaps(Some(&khan), 0, String::new()).await.expect("looks")).is_empty());
+
+    let me = nix::unistd::Uid::effective().as_raw();
+    let rule = Rule { users: vec![Id::Number(me)], inboxes: vec!["khan".to_owned()], ..Rule::default() };
+    node.access.send_replace(Arc::new(Access::nobody_own().with(&[rule])));
+    assert_eq!(code(client.gaps(Some(&vanban), 0, String::new()).await), "not_permitted");
+    assert!(told(client.gaps(None, 0, String::new()).await.expect("looks")).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_list_of_messages_comes_in_pages_and_shows_only_what_the_caller_may_know() {
+    let node = Node::start(ROOM);
+    let client = client(&node).await;
+    let mut sent = Vec::new();
+    for _ in 0..7 {
+        sent.push(client.send(to_vanban(), &b"x"[..], |_| ()).await.expect("submitted"));
+    }
+    put_from(&*node.spool, 100, &body_from("khan", 1));
+    let (mut listed, mut before, mut pages) = (Vec::new(), 0, 0);
+    loop {
+        let page = client.messages(3, before).await.expect("lists");
+        assert!(page.messages.len() <= 3);
+        listed.extend(page.messages);
+        (before, pages) = (page.next, pages + 1);
+        if before == 0 {
+            break;
+        }
+    }
+    assert_eq!((listed.len(), pages), (8, 3));
+    let came = listed.remove(0);
+    assert_eq!((came.side.as_str(), came.from.as_str(), came.kind.as_str()), ("received", "khan@can-tho", "document"));
+    let ids: Vec<_> = listed.iter().map(|m| tram_client::message_id(&m.id).expect("an id")).collect();
+    assert_eq!(ids, sent.into_iter().rev().collect::<Vec<_>>());
+    assert!(listed.iter().all(|m| m.side == "sent" && m.recipients[0].state == "submitted"));
+
+    let me = nix::unistd::Uid::effective().as_raw();
+    let rule = Rule { users: vec![Id::Number(me + 1)], inboxes: vec!["khan".to_owned()], ..Rule::default() };
+    let mine = Rule { users: vec![Id::Number(me)], inboxes: vec!["khan".to_owned()], ..Rule::default() };
+    node.access.send_replace(Arc::new(Access::nobody_own().with(&[rule, mine])));
+    // He sent seven of them; the eighth came to an inbox that is not his.
+    assert_eq!(client.messages(0, 0).await.expect("lists").messages.len(), 7);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lifetime_of_nothing_or_too_long_is_refused_clearly() {
+    let node = whole::Whole::start().await;
+    let client = client(&node.node).await;
+    for lifetime_ms in [0, 181 * 24 * 3_600_000, u64::MAX] {
+        let message = NewMessage { lifetime_ms: Some(lifetime_ms), ..to_vanban() };
+        let error = client.send(message, &b"x"[..], |_| ()).await.expect_err("refused");
+        assert!(error.code() == Some("invalid") && error.to_string().contains("lifetime"), "{error}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

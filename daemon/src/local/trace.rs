@@ -5,17 +5,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use tonic::Status;
-use tram_proto::envelope::Body;
 use tram_proto::frame::TraceHop;
 use tram_proto::id::{MessageId, NodeId};
 use tram_proto::local::{Hop, TraceAnswer};
 use tram_proto::receipt::{Receipt, State};
 
 use super::access::Grant;
-use super::watch::{read, recipients, visible};
+use super::known::{Known, visible};
 use super::{Door, blocking, refusal};
 use crate::engine::handle::Request;
-use crate::spool::StoredMessage;
 
 /// How long to wait for nodes along the route, in milliseconds: default and longest.
 const WAIT_MS: u64 = 2_000;
@@ -74,35 +72,23 @@ impl Way {
     }
 }
 
-/// What this node's spool holds of a message.
-struct Remembered {
-    stored: StoredMessage,
-    body: Body,
-    receipts: Vec<Receipt>,
-}
-
-async fn remembered(door: &Door, id: MessageId) -> Result<Remembered, Status> {
+async fn remembered(door: &Door, id: MessageId) -> Result<Known, Status> {
     let spool = door.spool.clone();
-    let found = blocking(move || {
-        let Some((stored, body)) = read(&*spool, &id)? else { return Ok(None) };
-        let kept = spool.kept_receipts(&id)?.into_iter().map(|(_, _, signed)| Receipt::decode(&signed.statement));
-        let receipts = kept.collect::<Result<Vec<_>, _>>().map_err(|error| refusal::damaged(&error))?;
-        Ok(Some(Remembered { stored, body, receipts }))
-    });
-    found.await?.ok_or_else(refusal::no_such_message)
+    blocking(move || Known::read(&*spool, &id)).await?.ok_or_else(refusal::no_such_message)
 }
 
 /// Answers `Trace`.
 pub(super) async fn trace(door: &Door, grant: &Grant, id: MessageId, timeout_ms: u64) -> Result<TraceAnswer, Status> {
-    let Remembered { stored, body, .. } = remembered(door, id).await?;
-    if !visible(door, grant, &stored, &body) {
+    let known = remembered(door, id).await?;
+    if !visible(door, grant, &known.stored, &known.body) {
         return Err(refusal::no_such_message());
     }
     // What receipts do not tell yet is asked for along the route. Meanwhile they may come home, so all is read after it.
-    let open = recipients(&stored.message, &body).iter().any(|(state, _)| !state.is_terminal());
+    let open = known.recipients().iter().any(|(state, _)| !state.is_terminal());
     let (live, complete) = if open { ask(door, id, timeout_ms).await? } else { (Vec::new(), true) };
-    let Remembered { stored, body, mut receipts } = remembered(door, id).await?;
-    let mut reached = recipients(&stored.message, &body);
+    let known = remembered(door, id).await?;
+    let mut reached = known.recipients();
+    let Known { stored, body, mut receipts } = known;
 
     let mut way = Way::default();
     let first = Passed {

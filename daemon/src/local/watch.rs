@@ -6,20 +6,18 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, mpsc, watch};
 use tonic::Status;
-use tram_proto::envelope::Body;
+use tram_proto::envelope::MessageKind;
 use tram_proto::id::MessageId;
 use tram_proto::local::Progress;
-use tram_proto::receipt::{Reason, State};
-use tram_proto::row::MessageRow;
+use tram_proto::receipt::State;
 use tram_relay::output::Event;
 
 use super::access::Grant;
+use super::known::{Known, body_of, is_news, progress, read, visible};
 use super::{Door, blocking, refusal, until};
-use crate::spool::{Spool, StoredMessage};
 
 /// Messages one call may watch by id.
 pub(super) const WATCHED: usize = 1024;
@@ -30,61 +28,6 @@ const REGULARLY: Duration = Duration::from_secs(15);
 const PAGE: usize = 256;
 
 type Out = mpsc::Sender<Result<Progress, Status>>;
-
-/// The state of every recipient in the body's own list.
-pub(super) fn recipients(message: &MessageRow, body: &Body) -> Vec<(State, Progress)> {
-    let own = message.recipients.iter().filter(|row| row.recipient.ordinal.list.is_none());
-    own.filter_map(|row| {
-        let ordinal = row.recipient.ordinal.index;
-        let address = body.to.get(ordinal as usize)?;
-        let detail = row.detail.clone();
-        let now = progress(&message.id, ordinal, address.to_string(), row.state, row.reason, detail, row.at_ms);
-        Some((row.state, now))
-    })
-    .collect()
-}
-
-pub(super) fn progress(
-    id: &MessageId,
-    ordinal: u32,
-    address: String,
-    state: State,
-    reason: Reason,
-    detail: String,
-    at_ms: u64,
-) -> Progress {
-    Progress {
-        id: Bytes::copy_from_slice(&id.0),
-        ordinal,
-        address,
-        state: state.to_string(),
-        reason: reason.to_string(),
-        detail,
-        at_ms,
-        terminal: state.is_terminal(),
-        negative: state.is_negative(),
-    }
-}
-
-/// Whether the caller may know of a message: who submitted it, who may use its sender inbox, who may receive it here.
-pub(super) fn visible(door: &Door, grant: &Grant, stored: &StoredMessage, body: &Body) -> bool {
-    let own = door.station.identity().name;
-    let sent = stored.message.user == Some(grant.uid)
-        || (stored.message.user.is_some() && body.sender.as_ref().is_some_and(|sender| grant.inbox(sender)));
-    grant.everything || sent || body.to.iter().any(|to| to.node == own && grant.inbox(&to.inbox))
-}
-
-/// Reads a message by id; blocks.
-pub(super) fn read(spool: &dyn Spool, id: &MessageId) -> Result<Option<(StoredMessage, Body)>, Status> {
-    let Some(row) = spool.find(id)? else { return Ok(None) };
-    let Some(stored) = spool.message(row)? else { return Ok(None) };
-    let body = body_of(&stored)?;
-    Ok(Some((stored, body)))
-}
-
-fn body_of(stored: &StoredMessage) -> Result<Body, Status> {
-    Body::decode(&stored.envelope.statement).map_err(|error| refusal::damaged(&error))
-}
 
 /// Watches messages by id. Fails at once when one is unknown.
 pub(super) struct ById {
@@ -118,7 +61,7 @@ impl ById {
             let end = loop {
                 tokio::select! {
                     event = events.recv() => match event {
-                        Ok(event) => self.note(event).await,
+                        Ok(event) => if let Err(status) = self.note(event).await { break Some(status) },
                         Err(RecvError::Lagged(_)) => break None,
                         Err(RecvError::Closed) => break Some(refusal::stopping()),
                     },
@@ -137,30 +80,41 @@ impl ById {
     async fn read_again(&mut self) -> Result<(), Status> {
         let ids: Vec<MessageId> = self.known.keys().copied().collect();
         for id in ids {
-            let spool = self.door.spool.clone();
-            let Some((stored, body)) = blocking(move || read(&*spool, &id)).await? else { continue };
-            for now in recipients(&stored.message, &body) {
-                self.learn(&id, now).await;
-            }
+            self.read_one(id).await?;
         }
         Ok(())
     }
 
-    async fn note(&mut self, event: Event) {
-        let Event::Progress { message, address, state, reason, at_ms } = event else { return };
-        let Some(known) = self.known.get(&message) else { return };
+    async fn read_one(&mut self, id: MessageId) -> Result<(), Status> {
+        let spool = self.door.spool.clone();
+        let Some(known) = blocking(move || Known::read(&*spool, &id)).await? else { return Ok(()) };
+        for now in known.recipients() {
+            self.learn(&id, now).await;
+        }
+        Ok(())
+    }
+
+    async fn note(&mut self, event: Event) -> Result<(), Status> {
+        let Event::Progress { message, address, state, reason, at_ms } = event else { return Ok(()) };
+        let Some(known) = self.known.get(&message) else { return Ok(()) };
+        if state == State::Status {
+            // Code and text stand in the receipt.
+            return self.read_one(message).await;
+        }
         let address = address.to_string();
         let ordinals: Vec<u32> = known.iter().filter(|(_, p)| p.address == address).map(|(_, p)| p.ordinal).collect();
         for ordinal in ordinals {
-            let now = progress(&message, ordinal, address.clone(), state, reason, String::new(), at_ms);
+            let now = progress(&message, address.clone(), state, at_ms);
+            let now = Progress { ordinal, reason: reason.to_string(), ..now };
             self.learn(&message, (state, now)).await;
         }
+        Ok(())
     }
 
     async fn learn(&mut self, id: &MessageId, now: (State, Progress)) {
         let Some(known) = self.known.get_mut(id) else { return };
         match known.iter_mut().find(|(_, p)| p.ordinal == now.1.ordinal) {
-            Some((before, _)) if !now.0.overrides(*before) => return,
+            Some(before) if !is_news(before, &now) => return,
             Some(before) => *before = now.clone(),
             None => known.push(now.clone()),
         }
@@ -185,28 +139,45 @@ pub(super) async fn all(
                 () = out.closed() => return,
                 () = until(stopped.clone()) => break refusal::stopping(),
             };
-            let (message, now) = match event {
-                Ok(Event::Progress { message, address, state, reason, at_ms }) => {
-                    (message, progress(&message, 0, address.to_string(), state, reason, String::new(), at_ms))
-                }
-                Ok(_) => continue,
+            let changed = match event {
+                Ok(event) => changed(&door, &grant, event).await,
                 Err(RecvError::Lagged(_)) => break refusal::lagged(),
                 Err(RecvError::Closed) => break refusal::stopping(),
             };
-            let spool = door.spool.clone();
-            let found = match blocking(move || read(&*spool, &message)).await {
-                Ok(found) => found.filter(|(stored, body)| visible(&door, &grant, stored, body)),
-                Err(status) => break status,
-            };
-            let Some((_, body)) = found else { continue };
-            for (to, ordinal) in body.to.iter().zip(0..) {
-                if to.to_string() == now.address {
-                    let _ = out.send(Ok(Progress { ordinal, ..now.clone() })).await;
+            match changed {
+                Ok(changed) => {
+                    for now in changed {
+                        let _ = out.send(Ok(now)).await;
+                    }
                 }
+                Err(status) => break status,
             }
         },
     };
     let _ = out.send(Err(end)).await;
+}
+
+/// What an event tells this watcher of everything. Tombstones are watched by id: nobody waits for one he did not send.
+async fn changed(door: &Door, grant: &Grant, event: Event) -> Result<Vec<Progress>, Status> {
+    let Event::Progress { message, address, state, reason, at_ms } = event else { return Ok(Vec::new()) };
+    let spool = door.spool.clone();
+    let found = blocking(move || read(&*spool, &message)).await?;
+    let Some((stored, body)) = found.filter(|(stored, body)| visible(door, grant, stored, body)) else {
+        return Ok(Vec::new());
+    };
+    if body.kind == MessageKind::Tombstone {
+        return Ok(Vec::new());
+    }
+    if state == State::Status {
+        // Code and text stand in the receipt.
+        let spool = door.spool.clone();
+        let known = blocking(move || Known::new(&*spool, stored, body)).await?;
+        let of_address = known.recipients().into_iter().map(|(_, now)| now);
+        return Ok(of_address.filter(|now| now.address == address.to_string()).collect());
+    }
+    let ordinals = body.to.iter().zip(0..).filter(|(to, _)| **to == address).map(|(_, ordinal)| ordinal);
+    let now = Progress { reason: reason.to_string(), ..progress(&message, address.to_string(), state, at_ms) };
+    Ok(ordinals.map(|ordinal| Progress { ordinal, ..now.clone() }).collect())
 }
 
 /// Sends the present state of what was submitted here, newest first.
@@ -217,12 +188,14 @@ async fn present(door: &Door, grant: &Grant, out: &Out) -> Result<(), Status> {
         let page = blocking(move || Ok(spool.list(PAGE, before)?)).await?;
         let Some(last) = page.last() else { return Ok(()) };
         before = Some(last.row);
-        for stored in page.iter().filter(|stored| stored.message.from.is_none()) {
-            let body = body_of(stored)?;
-            if !visible(door, grant, stored, &body) {
+        for stored in page.into_iter().filter(|stored| stored.message.from.is_none()) {
+            let body = body_of(&stored)?;
+            if !visible(door, grant, &stored, &body) || body.kind == MessageKind::Tombstone {
                 continue;
             }
-            for (_, now) in recipients(&stored.message, &body) {
+            let spool = door.spool.clone();
+            let known = blocking(move || Known::new(&*spool, stored, body)).await?;
+            for (_, now) in known.recipients() {
                 if out.send(Ok(now)).await.is_err() {
                     return Ok(());
                 }

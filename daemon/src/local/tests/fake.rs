@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use tokio::sync::{broadcast, mpsc, watch};
@@ -11,14 +12,15 @@ use tram_proto::id::{CertHash, Incarnation, MessageId, NodeId};
 use tram_proto::name::{Address, Inbox};
 use tram_proto::receipt::{Ordinal, Reason, Receipt, Stamp, State};
 use tram_proto::row::{MessageRow, Phase, RecipientRow};
-use tram_proto::statement::{Signature, Signed};
+use tram_proto::statement::{Batch, Kind, Signature, Signed};
 use tram_relay::input::{Consumer, Input, Row, Submission};
 use tram_relay::output::{Event, InboxRefused, Op, Statement, SubmitRefused};
 use tram_relay::snapshot::Snapshot;
 
 use super::super::access::Access;
-use super::super::station::{Certificate, Identity, LinkFacts, Station, Wire};
+use super::super::station::{Certificate, Identity, KeyChange, LinkFacts, Reload, ReloadError, Station, Wire};
 use super::super::{Door, Sockets, serve};
+use crate::committer::Sign;
 use crate::engine::handle::{Delivery, EngineHandle, Request};
 use crate::spool::{MemorySpool, Spool};
 
@@ -27,6 +29,8 @@ pub(super) const NOW_MS: u64 = 1_800_000_000_000;
 /// A node in a temporary directory.
 pub(super) struct Node {
     pub(super) dir: tempfile::TempDir,
+    pub(super) spool: Arc<dyn Spool>,
+    pub(super) engine: EngineHandle,
     pub(super) access: watch::Sender<Arc<Access>>,
     pub(super) stop: watch::Sender<bool>,
     pub(super) served: tokio::task::JoinHandle<()>,
@@ -35,20 +39,32 @@ pub(super) struct Node {
 impl Node {
     /// Starts one with this much room in its spool, in bytes.
     pub(super) fn start(room: u64) -> Self {
-        let dir = tempfile::tempdir().expect("temporary directory");
-        let spool = Arc::new(MemorySpool::new(room, 1000));
-        spool.put_chain(&[Bytes::from_static(b"certificate")]).expect("kept");
+        let spool = MemorySpool::new(room, 1000);
         let (engine, requests, events) = EngineHandle::new();
         let fake = Engine {
-            spool: spool.clone(),
+            spool: Arc::new(spool.clone()),
             events,
             inboxes: BTreeMap::from([("vanban".parse().expect("inbox"), VecDeque::new())]),
             consumers: BTreeMap::new(),
             next_row: 1,
         };
         tokio::spawn(fake.run(requests));
+        Self::serve(engine, Arc::new(spool))
+    }
+
+    /// Serves the sockets of whatever answers behind that handle.
+    pub(super) fn serve(engine: EngineHandle, spool: Arc<dyn Spool>) -> Self {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        spool.put_chain(&[Bytes::from_static(b"certificate")]).expect("kept");
         let (access, rules) = watch::channel(Arc::new(Access::own_user()));
-        let door = Door { engine, spool, station: Arc::new(Here), issuer: None, access: rules };
+        let door = Door {
+            engine: engine.clone(),
+            spool: spool.clone(),
+            station: Arc::new(Here),
+            issuer: None,
+            reload: Some(Arc::new(Reloaded::default())),
+            access: rules,
+        };
         let (stop, mut stopped) = watch::channel(false);
         let sockets = Sockets::bind(dir.path()).expect("binds");
         let served = tokio::spawn(async move {
@@ -57,7 +73,22 @@ impl Node {
             };
             serve(sockets, door, until).await.expect("serves");
         });
-        Self { dir, access, stop, served }
+        Self { dir, spool, engine, access, stop, served }
+    }
+}
+
+/// The first config is fine, the next is not.
+#[derive(Default)]
+struct Reloaded(AtomicBool);
+
+#[tonic::async_trait]
+impl Reload for Reloaded {
+    async fn reload(&self) -> Result<Vec<KeyChange>, ReloadError> {
+        if self.0.swap(true, Ordering::Relaxed) {
+            return Err(ReloadError("tramd.toml: line 3: unknown key".to_owned()));
+        }
+        let key = |key, applied| KeyChange { key, applied };
+        Ok(vec![key("access.rule", true), key("listen.overlay", false)])
     }
 }
 
@@ -263,11 +294,65 @@ impl Engine {
             receipts: 0,
             spool_room_bytes: 1 << 30,
             spool_total_bytes: 2 << 30,
-            held: Vec::new(),
+            held: vec!["can-tho".to_owned()],
             paused: Vec::new(),
             clock_trusted: true,
         }
     }
+}
+
+/// A message that came here from elsewhere, the `number`th of that sender inbox to `vanban@central`.
+pub(in crate::local) fn body_from(sender: &str, number: u64) -> Body {
+    let asked = Submission {
+        user: 0,
+        quota_bytes: None,
+        nonce: [9; 16],
+        sender: Some(sender.parse().expect("inbox")),
+        to: vec!["vanban@hub".parse().expect("address"), "vanban@central".parse().expect("address")],
+        precedence: tram_proto::envelope::Precedence::Routine,
+        lifetime_ms: None,
+        deliver_by_ms: 0,
+        label: String::new(),
+        subject: String::new(),
+        file_name: String::new(),
+        content_type: String::new(),
+        attributes: Vec::new(),
+        business_id: String::new(),
+        idempotency_key: String::new(),
+        traceparent: String::new(),
+        payload_bytes: 0,
+        payload_root: tram_proto::manifest::root_of(&[]),
+        inline: Some(Bytes::new()),
+    };
+    Body {
+        origin: NodeId([7; 16]),
+        origin_name: "can-tho".parse().expect("name"),
+        // What went to the other address is counted apart.
+        pair_sequences: vec![1000 - number, number],
+        created_ms: NOW_MS + number,
+        ..body(&asked)
+    }
+}
+
+/// Puts such a message into a spool, as one that arrived.
+pub(super) fn put_from(spool: &dyn Spool, row: u64, body: &Body) {
+    let statement = body.encode().expect("encodes");
+    let message = MessageRow {
+        id: Body::id(&statement),
+        visit: Visit { attempt: 1, hops: 1 },
+        from: Some(body.origin),
+        received_ms: NOW_MS,
+        recipients: Vec::new(),
+        stamps: Vec::new(),
+        complete: true,
+        handed_ms: 0,
+        handed_to: None,
+        user: None,
+        recalls: None,
+    };
+    let envelope = Statement::Signed(signed(statement));
+    let op = Op::PutMessage { row: Row(row), message, envelope, inline: Some(Bytes::new()), payload: None };
+    spool.commit(vec![op]).expect("committed");
 }
 
 fn body(asked: &Submission) -> Body {
@@ -327,6 +412,16 @@ fn signed(statement: Bytes) -> Signed {
     let signer = chain_hash();
     let signature = Signature { signer, count: 1, index: 0, path: Vec::new(), signature: Bytes::from_static(b"sig") };
     Signed { statement, signature }
+}
+
+/// Signs what the real core says.
+pub(super) struct Pen;
+
+impl Sign for Pen {
+    fn sign(&self, statements: &[(Kind, &[u8])]) -> Result<Vec<Signature>, String> {
+        let batch = Batch::new(statements.iter().copied()).ok_or("an impossible batch")?;
+        Ok((0..batch.count()).map(|i| batch.signature(i, chain_hash(), Bytes::from_static(b"sig"))).collect())
+    }
 }
 
 /// The name under which the spool keeps the chain.
