@@ -35,6 +35,7 @@
 
 mod admin;
 mod error;
+pub mod fake;
 mod place;
 mod receive;
 mod send;
