@@ -1,5 +1,6 @@
 //! Whole-system tests: what they share.
 
+pub mod crash;
 pub mod fuzz;
 pub mod overlay;
 pub mod sim;

@@ -1,11 +1,13 @@
 //! `tramd` and `tram` in one program: `cargo test` builds no other package's binaries, so the tests start this one.
 //!
-//! The first argument picks the program. `tramd-at OFFSET_MS --dir DIR` runs a node whose clock is wrong by so much.
+//! The first argument picks the program. `tramd-at OFFSET_MS --dir DIR` runs a node whose clock is wrong by so much;
+//! `crash ROUNDS` runs crash tests, with the seed `TRAM_SEED` or a new one.
 
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
+use tram_tests::crash;
 use tramd::clock::Clock;
 use tramd::paths::Paths;
 
@@ -15,8 +17,9 @@ fn main() -> ExitCode {
         Some("tramd") => tramd::command::main(arguments),
         Some("tram") => tram::run(arguments),
         Some("tramd-at") => run_at(&arguments),
+        Some("crash") => crash(&arguments),
         _ => {
-            eprintln!("tram-tests: the first argument is tramd, tram or tramd-at");
+            eprintln!("tram-tests: the first argument is tramd, tram, tramd-at or crash");
             tramd::command::exit::USAGE
         }
     };
@@ -31,4 +34,15 @@ fn run_at(arguments: &[OsString]) -> i32 {
         eprintln!("tramd: {}", failure.text);
         failure.code
     })
+}
+
+fn crash(arguments: &[OsString]) -> i32 {
+    let rounds = arguments.get(1).and_then(|rounds| rounds.to_str()?.parse().ok());
+    let (Some(rounds), 2) = (rounds, arguments.len()) else {
+        eprintln!("usage: [TRAM_SEED=NUMBER] crash ROUNDS");
+        return tramd::command::exit::USAGE;
+    };
+    let program = std::env::current_exe().expect("Linux says it");
+    crash::run(program.to_str().expect("UTF-8"), rounds, crash::seed().unwrap_or(std::process::id().into()));
+    0
 }

@@ -18,7 +18,7 @@ use serde_json::Value;
 /// How long anything may take that a node should do at once.
 pub const SOON: Duration = Duration::from_secs(30);
 /// Pause between two looks at a condition.
-const LOOK: Duration = Duration::from_millis(20);
+pub const LOOK: Duration = Duration::from_millis(20);
 /// Of each log, so many of the last lines are printed when a test failed.
 const LOG_LINES: usize = 120;
 /// Ports are taken below those that the kernel gives to client sockets: a killed node finds its own free again.
@@ -136,6 +136,7 @@ pub struct Overlay {
     host: &'static str,
     ports: BTreeMap<String, u16>,
     running: Mutex<BTreeMap<String, Child>>,
+    kept: bool,
 }
 
 impl Overlay {
@@ -147,7 +148,7 @@ impl Overlay {
     pub fn new(program: &str, host: &'static str) -> Self {
         // In /tmp whatever TMPDIR says: the path of a Unix socket has at most 107 bytes.
         let dir = tempfile::Builder::new().prefix("tram-").tempdir_in("/tmp").expect("a directory");
-        Self { dir, program: program.into(), host, ports: BTreeMap::new(), running: Mutex::default() }
+        Self { dir, program: program.into(), host, ports: BTreeMap::new(), running: Mutex::default(), kept: false }
     }
 
     /// A first node, `C`, that runs.
@@ -323,10 +324,17 @@ impl Overlay {
         self.running().insert(name.to_owned(), child);
     }
 
-    /// Whether a process has ended, or was killed.
+    /// Whether a process has ended, and with which exit code, if it was not killed.
     #[must_use]
-    pub fn has_ended(&self, name: &str) -> bool {
-        self.running().get_mut(name).is_none_or(|child| !matches!(child.try_wait(), Ok(None)))
+    pub fn ended(&self, name: &str) -> Option<Option<i32>> {
+        let mut running = self.running();
+        let Some(child) = running.get_mut(name) else { return Some(None) };
+        child.try_wait().expect("it is ours").map(|status| status.code())
+    }
+
+    /// Leaves the directory for a look when the test fails.
+    pub const fn keep_when_failing(&mut self) {
+        self.kept = true;
     }
 
     /// The most memory a node's daemon has had resident so far, in bytes (`VmHWM`).
@@ -399,6 +407,10 @@ impl Drop for Overlay {
             let _ = child.wait();
         }
         if std::thread::panicking() {
+            if self.kept {
+                self.dir.disable_cleanup(true);
+                eprintln!("kept: {}", self.dir.path().display());
+            }
             let mut logs: Vec<PathBuf> = fs::read_dir(self.dir.path())
                 .map(|entries| entries.filter_map(|entry| Some(entry.ok()?.path())).collect())
                 .unwrap_or_default();
