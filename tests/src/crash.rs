@@ -17,7 +17,7 @@ use tram_client::{Client, NewMessage, Place};
 use tram_proto::envelope::Precedence;
 use tram_proto::id::MessageId;
 
-use crate::overlay::{LOOK, Overlay, heavy, until};
+use crate::overlay::{LOOK, Overlay, heavy};
 use crate::sim::Random;
 
 /// The way of the documents. The first sends, the last receives.
@@ -58,7 +58,8 @@ pub fn run(program: &str, rounds: usize, seed: u64) {
     let _alone = heavy();
     let _replay = Replay { rounds, seed };
     let begin = Instant::now();
-    let overlay = line(program);
+    let mut overlay = Overlay::line(program, "127.0.0.1");
+    overlay.keep_when_failing();
     let run = Run::new(&overlay, seed);
     let mut register = Register::default();
     thread::scope(|scope| {
@@ -75,9 +76,7 @@ pub fn run(program: &str, rounds: usize, seed: u64) {
             }
         }
         if register.lost() == 0 {
-            until("every node is done with all documents", PATIENCE, || {
-                NODES.iter().all(|node| is_done(&overlay, node)).then_some(())
-            });
+            overlay.await_done(&NODES, PATIENCE);
         }
     });
     if register.lost() == 0 {
@@ -91,20 +90,6 @@ pub fn run(program: &str, rounds: usize, seed: u64) {
     assert_eq!(register.altered, [] as [String; 0]);
     register.check_ledger(&overlay.path("out"));
     check_receipts(&overlay, &register.ids);
-}
-
-/// Four nodes in a row, running and linked.
-fn line(program: &str) -> Overlay {
-    let mut overlay = Overlay::central(program, "127.0.0.1");
-    overlay.keep_when_failing();
-    overlay.join("CT", "can-tho", "province", None);
-    overlay.join("AG", "an-giang", "province", None);
-    overlay.join("NK", "ninh-kieu.can-tho", "commune", Some("CT"));
-    for (node, parent) in [("CT", "central"), ("AG", "central"), ("NK", "can-tho")] {
-        overlay.run(node);
-        overlay.await_link(node, parent);
-    }
-    overlay
 }
 
 /// Says how to do it again when the run fails, however it does.
@@ -353,11 +338,6 @@ impl Register {
 
 fn is_ledger(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
-}
-
-fn is_done(overlay: &Overlay, node: &str) -> bool {
-    let status = overlay.tram(node, &["status", "--json"]).json();
-    status["spool"]["messages"] == 0 && status["spool"]["receipts"] == 0
 }
 
 /// The origin knows of every message that it was delivered.

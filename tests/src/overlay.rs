@@ -177,6 +177,20 @@ impl Overlay {
         overlay
     }
 
+    /// A commune `NK`, its province `CT`, central `C` and another province `AG`: a way of three hops, running and linked.
+    #[must_use]
+    pub fn line(program: &str, host: &'static str) -> Self {
+        let mut overlay = Self::central(program, host);
+        overlay.join("CT", "can-tho", "province", None);
+        overlay.join("AG", "an-giang", "province", None);
+        overlay.join("NK", "ninh-kieu.can-tho", "commune", Some("CT"));
+        for (node, parent) in [("CT", "central"), ("AG", "central"), ("NK", "can-tho")] {
+            overlay.run(node);
+            overlay.await_link(node, parent);
+        }
+        overlay
+    }
+
     /// Makes a directory a node, with a token of `C`. It does not run yet. With a role of province it listens.
     pub fn join(&mut self, node: &str, name: &str, role: &str, uplink: Option<&str>) {
         let token = self.token(name, role, uplink, &[]);
@@ -386,6 +400,26 @@ impl Overlay {
     pub fn links(&self, node: &str) -> Vec<Value> {
         let json = self.tram(node, &["link", "list", "--json"]).json();
         json["links"].as_array().expect("a list").clone()
+    }
+
+    /// Waits until these nodes are done with every message and receipt they had.
+    #[track_caller]
+    pub fn await_done(&self, nodes: &[&str], patience: Duration) {
+        until(&format!("{nodes:?} are done with all messages"), patience, || {
+            let done = |node: &&str| {
+                let status = self.tram(node, &["status", "--json"]).json();
+                status["spool"]["messages"] == 0 && status["spool"]["receipts"] == 0
+            };
+            nodes.iter().all(done).then_some(())
+        });
+    }
+
+    /// How many messages wait at a node for this next hop.
+    #[must_use]
+    pub fn waiting(&self, node: &str, next_hop: &str) -> u64 {
+        let json = self.tram(node, &["queue", "list", "--json"]).json();
+        let queues = json["queues"].as_array().expect("a list");
+        queues.iter().filter(|q| q["next_hop"] == next_hop).filter_map(|q| q["messages"].as_u64()).sum()
     }
 
     /// Changes a node's config, read at its next start.

@@ -8,6 +8,7 @@ mod e2e {
     mod config;
     mod crashes;
     mod joining;
+    mod lost_spools;
     mod payloads;
     mod recipients;
     mod reload;
