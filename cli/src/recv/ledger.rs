@@ -4,8 +4,9 @@
 //! file synced, directory synced, *intent* line synced, renamed (never over another file), directory synced, *done* line
 //! synced; only then is the message acknowledged. Because the temporary name is durable before the intent, a crash
 //! leaves one of two pictures: the intent without a temporary file, so the rename happened (even if someone has taken
-//! the file away since); or with it, so it did not. Hence no message is written twice and none is lost. The ledger is
-//! locked while it is open. Lines: `?ID ADDRESS NAME` is an intent, `ID ADDRESS NAME` is done.
+//! the file away since); or with it, so it did not, and the intent is taken back before the temporary file is. Hence no
+//! message is written twice and none is lost. The ledger is locked while it is open. Lines: `?ID ADDRESS NAME` is an
+//! intent, `ID ADDRESS NAME` is done.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -105,14 +106,14 @@ impl Ledger {
             taken: HashMap::new(),
             stop_after: None,
         };
-        let pending = ledger.load(&text)?;
-        ledger.resolve(pending)?;
+        let (pending, done_bytes) = ledger.load(&text)?;
+        ledger.resolve(pending, done_bytes)?;
         Ok(ledger)
     }
 
-    /// Reads all lines; returns the last intent when it has no done line.
-    fn load(&mut self, text: &[u8]) -> Result<Option<(Key, String)>, OpenError> {
-        let mut pending = None;
+    /// Reads all lines; returns the last intent when it has no done line, and how far the last done line reaches.
+    fn load(&mut self, text: &[u8]) -> Result<(Option<(Key, String)>, u64), OpenError> {
+        let (mut pending, mut read_bytes, mut done_bytes) = (None, 0, 0);
         for (line, number) in text.split_inclusive(|byte| *byte == b'\n').zip(1..) {
             let read = || {
                 let line = std::str::from_utf8(line).ok()?.strip_suffix('\n')?;
@@ -124,17 +125,18 @@ impl Ledger {
                 Some((intent.is_some(), Key { id, address }, name))
             };
             let (intent, key, name) = read().ok_or(OpenError::Damaged(number))?;
+            read_bytes += line.len() as u64;
             if intent {
                 pending = Some((key, name));
             } else {
-                pending = None;
+                (pending, done_bytes) = (None, read_bytes);
                 self.done.insert(key, name);
             }
         }
-        Ok(pending)
+        Ok((pending, done_bytes))
     }
 
-    fn resolve(&mut self, pending: Option<(Key, String)>) -> io::Result<()> {
+    fn resolve(&mut self, pending: Option<(Key, String)>, done_bytes: u64) -> io::Result<()> {
         let part = self.dir.join(PART);
         let left = match fs::symlink_metadata(&part) {
             Ok(found) => Some(found),
@@ -150,6 +152,10 @@ impl Ledger {
                 self.directory.sync_all()?;
                 self.append("", &key, &name)?;
                 self.done.insert(key, name);
+            } else {
+                // Without its temporary file the intent would read as a rename that happened: it goes first.
+                self.lines.set_len(done_bytes)?;
+                self.lines.sync_all()?;
             }
         }
         if left.is_some() {
@@ -280,6 +286,26 @@ mod tests {
             assert_eq!(fs::read(dir.path().join("a (2).pdf")).expect("there"), b"second");
             assert_eq!(fs::read(dir.path().join("a.pdf")).expect("there"), b"first");
         }
+    }
+
+    #[test]
+    fn a_second_crash_before_the_next_message_does_not_lose_the_first() {
+        let dir = dir();
+        let mut ledger = Ledger::open(dir.path()).expect("opens");
+        fs::write(dir.path().join("a.pdf"), b"theirs").expect("written");
+        receive(&mut ledger, &key(1), "b.pdf", b"before").expect("written");
+        // The first name it tries is taken: two intents stand in the ledger.
+        ledger.append("?", &key(2), "a.pdf").expect("written");
+        ledger.stop_after = Some(Step::Intended);
+        receive(&mut ledger, &key(2), "a.pdf", b"ours").expect_err("stopped");
+        drop(ledger);
+        for _ in 0..3 {
+            let ledger = Ledger::open(dir.path()).expect("opens again");
+            assert_eq!((ledger.name_of(&key(1)), ledger.name_of(&key(2))), (Some("b.pdf"), None));
+        }
+        let mut ledger = Ledger::open(dir.path()).expect("opens again");
+        assert_eq!(receive(&mut ledger, &key(2), "a.pdf", b"ours").expect("written"), "a (2).pdf");
+        assert_eq!(files(dir.path()), ["a (2).pdf", "a.pdf", "b.pdf"]);
     }
 
     #[test]
