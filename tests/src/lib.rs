@@ -2,5 +2,6 @@
 
 pub mod crash;
 pub mod fuzz;
+pub mod lines;
 pub mod overlay;
 pub mod sim;

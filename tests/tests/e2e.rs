@@ -7,6 +7,7 @@ mod e2e {
     mod clocks;
     mod config;
     mod crashes;
+    mod cuts;
     mod joining;
     mod lost_spools;
     mod payloads;

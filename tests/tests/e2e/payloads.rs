@@ -47,7 +47,7 @@ fn write_random(path: &Path, mib: usize) {
     file.flush().expect("written");
 }
 
-fn assert_same(left: &Path, right: &Path) {
+pub(super) fn assert_same(left: &Path, right: &Path) {
     let length = |path: &Path| fs::metadata(path).unwrap_or_else(|e| panic!("{}: {e}", path.display())).len();
     assert_eq!(length(left), length(right), "{} and {}", left.display(), right.display());
     let open = |path: &Path| BufReader::with_capacity(MIB, File::open(path).expect("it opens"));
