@@ -155,11 +155,16 @@ impl Overlay {
     #[must_use]
     pub fn central(program: &str, host: &'static str) -> Self {
         let mut overlay = Self::new(program, host);
-        let (listen, join) = (overlay.listen("C"), overlay.listen("join"));
-        let init = ["--zone", "tram.internal", "--name", "central", "--listen", &listen, "--join-listen", &join];
-        let _ = overlay.tramd("init", "C", &init).ok();
-        overlay.run("C");
+        overlay.init_central();
         overlay
+    }
+
+    /// Makes `C` the first node and runs it.
+    pub fn init_central(&mut self) {
+        let (listen, join) = (self.listen("C"), self.listen("join"));
+        let init = ["--zone", "tram.internal", "--name", "central", "--listen", &listen, "--join-listen", &join];
+        let _ = self.tramd("init", "C", &init).ok();
+        self.run("C");
     }
 
     /// Central `C`, the provinces `CT` and `AG`, and their districts `NK` and `CD`: all joined, running and linked.

@@ -8,6 +8,7 @@ mod e2e {
     mod config;
     mod crashes;
     mod cuts;
+    mod disk_full;
     mod joining;
     mod lost_spools;
     mod payloads;
