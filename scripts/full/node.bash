@@ -6,19 +6,15 @@ bin=${CARGO_TARGET_DIR:-$root/target}/debug
 scratch=$(mktemp -d)
 chmod 0711 "$scratch"
 nodes=()
-mounts=()
 
 clean_up() {
-    local status=$? node mount
+    local status=$? node
     for node in "${nodes[@]}"; do
         kill "$node" 2>/dev/null && wait "$node" 2>/dev/null
     done
     if [ "$status" -ne 0 ]; then
         tail -n 20 "$scratch"/*.log >&2 2>/dev/null
     fi
-    for mount in "${mounts[@]}"; do
-        umount "$mount"
-    done
     rm -rf "$scratch"
     exit "$status"
 }

@@ -193,7 +193,18 @@ impl Overlay {
             overlay.run(node);
             overlay.await_link(node, parent);
         }
+        overlay.await_known("C", "ninh-kieu.can-tho");
         overlay
+    }
+
+    /// Waits until a node has heard where another is.
+    #[track_caller]
+    pub fn await_known(&self, node: &str, other: &str) {
+        until(&format!("{node} knows where {other} is"), SOON, || {
+            let json = self.tram(node, &["node", "list", "--json"]).json();
+            let nodes = json["nodes"].as_array().expect("a list");
+            nodes.iter().any(|known| known["name"] == other && known["announced"] == true).then_some(())
+        });
     }
 
     /// Makes a directory a node, with a token of `C`. It does not run yet. With a role of province it listens.

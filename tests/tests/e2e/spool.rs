@@ -79,3 +79,39 @@ fn a_node_without_room_holds_up_its_own_large_mail_only() {
     let _ = overlay.recv("CT", "out", usize::from(LARGE) + 1).ok();
     (0..LARGE).for_each(|number| assert_received(&overlay, number));
 }
+
+#[test]
+fn an_office_that_is_off_leaves_room_for_the_others() {
+    // A quarter of the province's 64 MiB holds five of these.
+    const FOR_THE_ONE_OFF: u8 = 10;
+    const FOR_THE_OTHERS: u8 = 20;
+    let mut overlay = Overlay::central(PROGRAM, HERE);
+    overlay.join("CT", "can-tho", "province", None);
+    overlay.reconfigure("CT", |text| text + "\n[spool]\nmax = \"64MiB\"\n");
+    overlay.join("NK", "ninh-kieu.can-tho", "commune", Some("CT"));
+    overlay.join("CR", "cai-rang.can-tho", "commune", Some("CT"));
+    for (node, parent) in [("CT", "central"), ("NK", "can-tho"), ("CR", "can-tho")] {
+        overlay.run(node);
+        overlay.await_link(node, parent);
+    }
+    overlay.await_known("C", "ninh-kieu.can-tho");
+    overlay.kill("NK");
+    for number in 0..FOR_THE_ONE_OFF {
+        let _ = send(&overlay, "vanban@ninh-kieu.can-tho", number).ok();
+    }
+    let wait = || overlay.waiting("CT", "ninh-kieu.can-tho");
+    until("the province holds what it takes for one", SOON, || (wait() == 5).then_some(()));
+
+    // More than would fit beside a pile that grows: it all goes through.
+    for number in FOR_THE_ONE_OFF..FOR_THE_OTHERS {
+        for (to, node, out) in [("cai-rang.can-tho", "CR", "out-cai-rang"), ("can-tho", "CT", "out-can-tho")] {
+            let _ = send(&overlay, &format!("vanban@{to}"), number).ok();
+            let _ = overlay.recv(node, out, 1).ok();
+        }
+    }
+    assert_eq!(wait(), 5, "nothing of the pile was let go, nothing was added");
+    overlay.run("NK");
+    let _ = overlay.recv("NK", "out", FOR_THE_ONE_OFF.into()).ok();
+    (0..FOR_THE_ONE_OFF).for_each(|number| assert_received(&overlay, number));
+    overlay.await_done(&["C", "CT", "NK", "CR"], SOON);
+}
