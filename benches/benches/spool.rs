@@ -74,6 +74,8 @@ fn put(number: u64, inline: Bytes) -> (MessageRow, Op) {
         sealed: false,
         payload_bytes: inline.len() as u64,
         payload_root: root_of(&inline),
+        recalls: None,
+        pair_sequences: Vec::new(),
     };
     let statement = body.encode().expect("within limits");
     let recipient = RecipientRow {
@@ -95,6 +97,7 @@ fn put(number: u64, inline: Bytes) -> (MessageRow, Op) {
         handed_ms: 0,
         handed_to: None,
         user: None,
+        recalls: None,
     };
     let envelope = Statement::Signed(signed(statement, number));
     let op =

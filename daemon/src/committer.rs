@@ -372,7 +372,7 @@ mod tests {
     fn large(commit: u64) -> Persist {
         let statement = || Statement::ToSign(Kind::Record, Bytes::from(vec![7; 60_000]));
         let put = |n: u8| Op::PutRecord { node: NodeId([n; 16]), statement: statement() };
-        Persist { commit, ops: (0..60).map(put).collect() }
+        Persist { commit, ops: (0..60).map(put).collect(), urgent: false }
     }
 
     #[test]

@@ -70,8 +70,8 @@ pub struct Door {
     pub station: Arc<dyn station::Station>,
     /// The PKI's registry and tokens; `None` on a node that issues no certificates.
     pub issuer: Option<Arc<dyn station::Issuer>>,
-    /// Reads the config again; `None` where nothing can be reloaded.
-    pub reload: Option<Arc<dyn station::Reload>>,
+    /// Reads the config again.
+    pub reload: Arc<dyn station::Reload>,
     /// The rules in force; a reload sends new ones.
     pub access: Receiver<Arc<access::Access>>,
 }

@@ -11,6 +11,7 @@ use tracing::{error, info};
 use crate::config::{Config, ConfigError};
 use crate::link::dialer::{self, Uplinks};
 use crate::local::access::Access;
+use crate::local::station::{Reload, ReloadError};
 use crate::paths::Paths;
 
 /// A key whose value in the files is another than the one in force before the reload.
@@ -94,6 +95,13 @@ impl Reloader {
 
 const ACCESS_RULE: &str = "access.rule";
 const UPLINK: &str = "uplink";
+
+#[tonic::async_trait]
+impl Reload for Reloader {
+    async fn reload(&self) -> Result<Vec<KeyChange>, ReloadError> {
+        Self::reload(self).await.map_err(|why| ReloadError(why.to_string()))
+    }
+}
 
 /// The rules of a config, as the sockets take them.
 pub(crate) fn access_of(config: &Config, paths: &Paths) -> Result<Arc<Access>, ConfigError> {

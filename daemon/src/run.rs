@@ -145,7 +145,7 @@ pub async fn run(
     let listen = config.listen.overlay;
     let reloader = Arc::new(Reloader::new(paths, config, uplinks, new_rules));
     let issuer = desk.map(|desk| desk as Arc<dyn Issuer>);
-    let door = Door { engine: engine.clone(), spool: spool.clone(), station, issuer, reload: None, access };
+    let door = Door { engine: engine.clone(), spool: spool.clone(), station, issuer, reload: reloader.clone(), access };
     let (close_local, closing) = watch::channel(false);
     let local = tokio::spawn(local::serve(sockets, door, wait_for(closing)));
     let by_signal = reloader.clone();
@@ -342,7 +342,6 @@ fn room_of(room: Room) -> Input {
 /// Tells the core of the room on the disk, and clears what nothing refers to.
 async fn upkeep(spool: Arc<dyn Spool>, engine: EngineHandle, clock: Clock) {
     let mut since_sweep = SWEEP_EVERY;
-    let mut last = None;
     loop {
         let every = if spool.room().free_bytes < LOW_ROOM_BYTES { SWEEP_EVERY_LOW } else { SWEEP_EVERY };
         if since_sweep >= every {
@@ -353,12 +352,9 @@ async fn upkeep(spool: Arc<dyn Spool>, engine: EngineHandle, clock: Clock) {
                 warn!(%why, "payloads that nothing refers to could not be deleted");
             }
         }
-        let room = spool.room();
-        if last != Some(room) {
-            last = Some(room);
-            if engine.input(room_of(room)).await.is_err() {
-                return;
-            }
+        // Also when it is as it was: the core takes off meanwhile what it lets in.
+        if engine.input(room_of(spool.room())).await.is_err() {
+            return;
         }
         tokio::time::sleep(ROOM_EVERY).await;
         since_sweep += ROOM_EVERY;

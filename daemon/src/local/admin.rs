@@ -233,7 +233,7 @@ impl Admin for Service {
 
     async fn reload(&self, request: Request<ReloadRequest>) -> Result<Response<ReloadAnswer>, Status> {
         self.check(&request)?;
-        let reload = self.door.reload.clone().ok_or_else(refusal::no_reload)?;
+        let reload = self.door.reload.clone();
         // A caller who goes away does not leave it half done.
         let done = tokio::spawn(async move { reload.reload().await }).await.map_err(refusal::broken)?;
         let changes = done.map_err(|why| refusal::not_reloaded(&why))?;

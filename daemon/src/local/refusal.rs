@@ -97,11 +97,6 @@ pub(super) fn command_refused(why: &CommandRefused) -> Status {
     }
 }
 
-pub(super) fn no_reload() -> Status {
-    let message = "this node cannot read its config again: restart it";
-    make(Code::FailedPrecondition, "no_reload", false, message)
-}
-
 pub(super) fn scrubbing() -> Status {
     make(Code::ResourceExhausted, "scrubbing", true, "the spool is being scrubbed already; wait for that")
 }

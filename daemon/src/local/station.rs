@@ -3,6 +3,8 @@
 use tram_proto::id::NodeId;
 use tram_proto::name::{NodeName, Role, Zone};
 
+pub use crate::reload::KeyChange;
+
 /// What never changes while the daemon runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
@@ -77,15 +79,6 @@ pub trait Station: Send + Sync + 'static {
     fn links(&self) -> Vec<LinkFacts>;
     /// This machine's clock, Unix milliseconds.
     fn now_ms(&self) -> u64;
-}
-
-/// A key of the config that was changed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KeyChange {
-    /// The key, such as `access.rule`.
-    pub key: &'static str,
-    /// Whether it is in force now; otherwise it needs a restart.
-    pub applied: bool,
 }
 
 /// Why the new config is not in force: file, key and cure. The old one still is, whole.

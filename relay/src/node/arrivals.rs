@@ -307,6 +307,7 @@ impl Node {
     }
 
     pub(super) fn units_durable(&mut self, root: Digest, units: Range) {
+        self.room_taken(units.count.saturating_mul(tram_proto::limits::CHUNK_BYTES as u64));
         for row in self.custody.receiving(root) {
             let Some(live) = self.custody.get_mut(row) else { continue };
             live.have.insert(units);

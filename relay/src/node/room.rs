@@ -19,16 +19,23 @@ use crate::routing::Hop;
 /// Pause before a look for what fits again, in milliseconds: a queue that drains frees room with every message.
 const INVITE_MS: u64 = 1_000;
 
+/// With less room than this, in bytes, a link stops runs that are under way: those of four links.
+const SHORT_BYTES: u64 = 64 << 20;
+/// A payload that made no progress for so long, in milliseconds, may have been stopped for want of room.
+const STOPPED_MS: u64 = 2_000;
+
 /// The spool's room as last told.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Room {
+    /// As told, less what was let in since.
     pub(super) free_bytes: u64,
     pub(super) total_bytes: u64,
+    told_bytes: u64,
 }
 
 impl Default for Room {
     fn default() -> Self {
-        Self { free_bytes: u64::MAX, total_bytes: u64::MAX }
+        Self { free_bytes: u64::MAX, total_bytes: u64::MAX, told_bytes: u64::MAX }
     }
 }
 
@@ -102,10 +109,28 @@ impl Node {
     }
 
     pub(super) fn spool_room(&mut self, free_bytes: u64, total_bytes: u64) {
-        let grew = free_bytes > self.room.free_bytes;
-        self.room = Room { free_bytes, total_bytes };
-        if grew {
+        let before = self.room.told_bytes;
+        self.room = Room { free_bytes, total_bytes, told_bytes: free_bytes };
+        if before < SHORT_BYTES && free_bytes >= SHORT_BYTES {
+            self.want_stopped();
+        }
+        if free_bytes > before {
             self.invite();
+        }
+    }
+
+    /// Bytes went to the spool since it was last asked for its room.
+    pub(super) const fn room_taken(&mut self, bytes: u64) {
+        self.room.free_bytes = self.room.free_bytes.saturating_sub(bytes);
+    }
+
+    /// Payloads whose runs were stopped for want of room are wanted again now that there is some.
+    fn want_stopped(&mut self) {
+        for row in self.custody.all_receiving() {
+            let since = self.custody.get(row).map_or(0, |l| l.progress_ms);
+            if since + STOPPED_MS <= self.now.mono_ms {
+                self.want_again(row, false);
+            }
         }
     }
 

@@ -194,6 +194,7 @@ impl Node {
     /// Writes a new row with its envelope.
     pub(super) fn put_message(&mut self, row: crate::input::Row, envelope: Statement, inline: Option<Bytes>) {
         self.charge(row);
+        self.room_taken(inline.as_ref().map_or(0, |i| i.len() as u64) + ROW_BYTES);
         if let Some(live) = self.custody.get(row) {
             let (message, payload) = (live.message.clone(), live.payload());
             self.urgent |= live.precedence == Precedence::Flash;

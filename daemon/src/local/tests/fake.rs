@@ -62,7 +62,7 @@ impl Node {
             spool: spool.clone(),
             station: Arc::new(Here),
             issuer: None,
-            reload: Some(Arc::new(Reloaded::default())),
+            reload: Arc::new(Reloaded::default()),
             access: rules,
         };
         let (stop, mut stopped) = watch::channel(false);
