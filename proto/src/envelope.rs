@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -159,7 +160,56 @@ pub struct Body {
     pub pair_sequences: Vec<u64>,
 }
 
+/// What a node goes on by once it has taken a message: a part of its body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gist {
+    /// The node that took the message from its application.
+    pub origin: NodeId,
+    /// The recipients as written. Messages of a spool often share them.
+    pub to: Arc<[Address]>,
+    /// The class.
+    pub precedence: Precedence,
+    /// When the message ends, Unix milliseconds.
+    pub deadline_ms: u64,
+    /// Length of the payload in bytes.
+    pub payload_bytes: u64,
+    /// Digest of the payload's manifest.
+    pub payload_root: Digest,
+}
+
+impl Gist {
+    /// Reads it from a body that was checked when it came.
+    ///
+    /// # Errors
+    /// [`WireError`] when it is malformed.
+    pub fn decode(body: &Bytes) -> Result<Self, WireError> {
+        let w: wire::Gist = crate::wire::decode("envelope body", body.clone())?;
+        WireError::limit("list of recipients", w.to.len(), limits::RECIPIENTS)?;
+        Ok(Self {
+            origin: NodeId::from_slice(&w.origin)?,
+            to: w.to.iter().map(|to| to.parse()).collect::<Result<_, _>>()?,
+            precedence: Precedence::from_number(w.precedence)?,
+            deadline_ms: w.created_ms.saturating_add(w.lifetime_ms),
+            payload_bytes: w.payload_bytes,
+            payload_root: Digest::from_slice(&w.payload_root)?,
+        })
+    }
+}
+
 impl Body {
+    /// The part that a node goes on by.
+    #[must_use]
+    pub fn gist(&self) -> Gist {
+        Gist {
+            origin: self.origin,
+            to: self.to.as_slice().into(),
+            precedence: self.precedence,
+            deadline_ms: self.deadline_ms(),
+            payload_bytes: self.payload_bytes,
+            payload_root: self.payload_root,
+        }
+    }
+
     /// When the message ends, on the uplink's clock: `created + lifetime`.
     #[must_use]
     pub const fn deadline_ms(&self) -> u64 {

@@ -9,7 +9,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use tram_proto::envelope::{Body, Precedence};
+use tram_proto::envelope::{Gist, Precedence};
 use tram_proto::frame::{Range, Visit};
 use tram_proto::id::{Digest, MessageId, NodeId};
 use tram_proto::limits::INLINE_BYTES;
@@ -58,19 +58,19 @@ pub(crate) struct Live {
 }
 
 impl Live {
-    pub(crate) fn new(message: MessageRow, body: &Body, held: &Held, durable: bool) -> Option<Self> {
-        let layout = Layout::new(body.payload_bytes).ok()?;
+    pub(crate) fn new(message: MessageRow, gist: Gist, held: &Held, durable: bool) -> Option<Self> {
+        let layout = Layout::new(gist.payload_bytes).ok()?;
         let own = message.from.is_none();
         Some(Self {
             offered: vec![None; message.recipients.len()],
             message,
-            to: body.to.clone().into(),
-            origin: body.origin,
-            precedence: body.precedence,
-            deadline_ms: body.deadline_ms(),
-            due_ms: body.deadline_ms().saturating_add(if own { limits::GRACE_MS } else { 0 }),
+            to: gist.to,
+            origin: gist.origin,
+            precedence: gist.precedence,
+            deadline_ms: gist.deadline_ms,
+            due_ms: gist.deadline_ms.saturating_add(if own { limits::GRACE_MS } else { 0 }),
             layout,
-            root: body.payload_root,
+            root: gist.payload_root,
             have: Ranges::of(&held.units),
             durable,
             sources: BTreeMap::new(),

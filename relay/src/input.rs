@@ -1,7 +1,7 @@
 //! What a node is told. Every input is a plain value; none holds payload beyond a reference-counted inline one.
 
 use bytes::Bytes;
-use tram_proto::envelope::{Body, Precedence};
+use tram_proto::envelope::{Body, Gist, Precedence};
 use tram_proto::frame::{Frame, Offer, Range};
 use tram_proto::id::{Digest, MessageId, NodeId};
 use tram_proto::name::{Address, Inbox, NodeName, Role};
@@ -174,8 +174,8 @@ pub enum Input {
         row: Row,
         /// What was remembered of it.
         message: MessageRow,
-        /// Its envelope's body.
-        body: Box<Body>,
+        /// What counts of its envelope.
+        gist: Gist,
         /// What the spool holds of its payload, when it is not complete.
         held: Held,
     },

@@ -285,7 +285,7 @@ impl Store {
             let layout = Layout::new(body.payload_bytes).ok();
             let layout = layout.filter(|_| !message.complete && stored.payload.is_some());
             let held = layout.map_or_else(Held::default, |layout| self.held(body.payload_root, layout));
-            each(Input::RestoredMessage { row, message, body: Box::new(body), held });
+            each(Input::RestoredMessage { row, message, gist: body.gist(), held });
         }
     }
 }

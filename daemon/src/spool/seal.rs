@@ -25,6 +25,11 @@ pub(super) fn seal(what: &str, row: u64, bytes: &[u8]) -> Vec<u8> {
     out
 }
 
+/// Whether the bytes end in a check.
+pub(super) fn is_sealed(bytes: &[u8]) -> bool {
+    bytes.split_last_chunk::<CHECK_BYTES>().is_some_and(|(rest, _)| rest.ends_with(&TAG))
+}
+
 /// Whether the bytes are what was written, as far as they say.
 pub(super) fn is_whole(what: &str, row: u64, bytes: &[u8]) -> bool {
     let Some((rest, said)) = bytes.split_last_chunk::<CHECK_BYTES>() else { return true };

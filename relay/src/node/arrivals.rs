@@ -99,7 +99,7 @@ impl Node {
             user: None,
             recalls: o.body.recalls,
         };
-        let Some(mut live) = Live::new(message, &o.body, &o.held, false) else { return };
+        let Some(mut live) = Live::new(message, o.body.gist(), &o.held, false) else { return };
         if !o.body.is_inline() && live.has_all_units() {
             live.message.complete = true;
         }

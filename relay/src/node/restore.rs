@@ -14,12 +14,12 @@ use crate::routing::Hop;
 impl Node {
     pub(super) fn restore(&mut self, input: Input) {
         match input {
-            Input::RestoredMessage { row, message, body, held } => {
+            Input::RestoredMessage { row, message, gist, held } => {
                 self.seen_row(row);
                 if let Some(target) = message.recalls {
-                    self.tombstones.put(target, body.origin, message.recipients.iter().map(|r| r.recipient.ordinal));
+                    self.tombstones.put(target, gist.origin, message.recipients.iter().map(|r| r.recipient.ordinal));
                 }
-                if let Some(mut live) = Live::new(message, &body, &held, true) {
+                if let Some(mut live) = Live::new(message, gist, &held, true) {
                     // What was offered before this start is not known.
                     live.left = live.message.recipients.iter().map(|r| r.recipient.ordinal).collect();
                     self.custody.insert(row, live);

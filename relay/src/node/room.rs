@@ -114,7 +114,8 @@ impl Node {
         if before < SHORT_BYTES && free_bytes >= SHORT_BYTES {
             self.want_stopped();
         }
-        if free_bytes > before {
+        // Also when there is no more than before: what was let in may take less than was counted for it.
+        if self.links.iter().any(|l| !l.put_off.is_empty()) {
             self.invite();
         }
     }

@@ -142,7 +142,7 @@ impl Node {
             user,
             recalls: body.recalls,
         };
-        let Some(live) = Live::new(message, &body, &Held::default(), false) else {
+        let Some(live) = Live::new(message, body.gist(), &Held::default(), false) else {
             return Err(SubmitRefused::TooMany(limits::MESSAGES));
         };
         self.custody.insert(row, live);

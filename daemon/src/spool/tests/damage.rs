@@ -137,9 +137,9 @@ fn rows(spool: &DiskSpool) -> BTreeSet<String> {
     let mut out = BTreeSet::new();
     spool
         .restore(&mut |input| {
-            if let Input::RestoredMessage { row, message, body, .. } = &input {
+            if let Input::RestoredMessage { row, message, gist, .. } = &input {
                 let (inline, envelope) = (spool.inline(*row).expect("reads"), spool.envelope(*row).expect("reads"));
-                out.insert(format!("{row:?} {message:?} {body:?} {inline:?} {envelope:?}"));
+                out.insert(format!("{row:?} {message:?} {gist:?} {inline:?} {envelope:?}"));
             }
         })
         .expect("restores");
