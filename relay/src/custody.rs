@@ -49,7 +49,9 @@ pub(crate) struct Live {
     pub(crate) asked: Ranges,
     /// Monotonic time of the last unit that became durable.
     pub(crate) progress_ms: u64,
-    /// Recipients whose copy may have left: an unanswered offer, or a life before this one.
+    /// It was here before this start: what was offered then is not known.
+    pub(crate) restored: bool,
+    /// Recipients whose copy was offered.
     pub(crate) left: BTreeSet<Ordinal>,
     /// Recipients that the next hop put off.
     pub(crate) parked: BTreeSet<Ordinal>,
@@ -77,6 +79,7 @@ impl Live {
             asked_of: None,
             asked: Ranges::default(),
             progress_ms: 0,
+            restored: false,
             left: BTreeSet::new(),
             parked: BTreeSet::new(),
             charged: Vec::new(),
@@ -129,6 +132,11 @@ impl Live {
         };
         let found = self.sources.range((from, Unbounded)).next().or_else(|| self.sources.first_key_value());
         found.map(|(link, number)| (*link, *number))
+    }
+
+    /// Whether a recipient's copy may have left this node.
+    pub(crate) fn may_have_left(&self, ordinal: Ordinal) -> bool {
+        self.restored || self.left.contains(&ordinal)
     }
 
     pub(crate) fn has_all_units(&self) -> bool {

@@ -20,8 +20,7 @@ impl Node {
                     self.tombstones.put(target, gist.origin, message.recipients.iter().map(|r| r.recipient.ordinal));
                 }
                 if let Some(mut live) = Live::new(message, gist, &held, true) {
-                    // What was offered before this start is not known.
-                    live.left = live.message.recipients.iter().map(|r| r.recipient.ordinal).collect();
+                    live.restored = true;
                     self.custody.insert(row, live);
                 }
             }
