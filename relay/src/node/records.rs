@@ -169,6 +169,10 @@ impl Node {
         }
         if any {
             live.message.visit.attempt += 1;
+            // A name that was unknown when it first left may be known by now: another way than before.
+            if self.resolve(row) {
+                self.judge(row);
+            }
             self.update(row);
             self.place(row);
         }
