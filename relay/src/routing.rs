@@ -106,7 +106,10 @@ impl Routing {
     pub(crate) fn learn(&mut self, record: NodeRecord, signed: Signed) -> Learned {
         let before = self.records.get(&record.node);
         if let Some(known) = before {
-            match record.counter.cmp(&known.record.counter) {
+            // A life that counts from the beginning may meet the number of the one before: then either wins, everywhere the
+            // same, and its node counts on when it hears of the other.
+            let (theirs, ours) = (&record, &known.record);
+            match (theirs.counter, theirs.incarnation).cmp(&(ours.counter, ours.incarnation)) {
                 std::cmp::Ordering::Less => return Learned::Stale(known.signed.clone()),
                 std::cmp::Ordering::Equal => return Learned::Same,
                 std::cmp::Ordering::Greater => {}
@@ -193,6 +196,18 @@ mod tests {
             at_ms: 0,
             title: String::new(),
             retired: vec![],
+        }
+    }
+
+    #[test]
+    fn of_two_lives_with_one_counter_the_same_wins_everywhere() {
+        let life = |n: u8| NodeRecord { incarnation: Incarnation([n; 16]), ..record(2, n, 1) };
+        for order in [[1, 2], [2, 1]] {
+            let mut routing = Routing::new(id(1), "n1".parse().expect("a name"), true);
+            order.iter().for_each(|n| drop(routing.learn(life(*n), signed(*n))));
+            assert_eq!(routing.record(id(2)).map(|k| k.record.active), Some(Some(id(2))));
+            assert_eq!(routing.learn(life(1), signed(1)), Learned::Stale(signed(2)));
+            assert_eq!(routing.learn(life(2), signed(2)), Learned::Same);
         }
     }
 
