@@ -119,7 +119,12 @@ impl Node {
     }
 
     /// The same message once more: after a cut, by another branch, or from an origin that lost patience.
-    fn offer_again(&mut self, row: Row, o: Offered) {
+    fn offer_again(&mut self, row: Row, mut o: Offered) {
+        let Some(live) = self.custody.get(row) else { return };
+        let known: Vec<Ordinal> = live.message.recipients.iter().map(|r| r.recipient.ordinal).collect();
+        if self.hops_lack_room(&mut o, &known) {
+            return;
+        }
         let Some(live) = self.custody.get(row) else { return };
         let newer = o.offer.visit > live.message.visit && !live.is_own();
         let known = |r: &Recipient| live.message.recipients.iter().any(|k| k.recipient.ordinal == r.ordinal);
@@ -165,6 +170,12 @@ impl Node {
             self.put_off(link, number, Reason::SpoolFull, PutOff { precedence, bytes, hop: None });
             return true;
         }
+        self.hops_lack_room(o, &[])
+    }
+
+    /// Puts off the recipients whose next hop has no room, but for those this node has already; true if none is left.
+    fn hops_lack_room(&mut self, o: &mut Offered, known: &[Ordinal]) -> bool {
+        let (link, number, precedence) = (o.link, o.offer.number, o.body.precedence);
         let size = o.body.payload_bytes.saturating_add(ROW_BYTES);
         let hops: Vec<(Recipient, Hop)> = o
             .offer
@@ -172,7 +183,8 @@ impl Node {
             .iter()
             .map(|r| (*r, self.routing.next(r.node.or_else(|| self.known_node(&o.body, r.ordinal)))))
             .collect();
-        let (fit, full): (Vec<_>, Vec<_>) = hops.into_iter().partition(|(_, hop)| self.hop_takes(*hop, size).is_ok());
+        let (fit, full): (Vec<_>, Vec<_>) =
+            hops.into_iter().partition(|(r, hop)| known.contains(&r.ordinal) || self.hop_takes(*hop, size).is_ok());
         let Some((_, hop)) = full.first().copied() else { return false };
         if fit.is_empty() {
             self.put_off(link, number, Reason::HopFull, PutOff { precedence, bytes: size, hop: Some(hop) });
