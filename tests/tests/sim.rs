@@ -32,7 +32,7 @@ const SECOND: u64 = 1_000;
 const MINUTE: u64 = 60 * SECOND;
 const HOUR: u64 = 60 * MINUTE;
 /// Seeds that every check runs.
-const SEEDS: u64 = 200;
+const SEEDS: u64 = 120;
 
 fn quiet(seed: u64) -> World {
     let mut world = World::new(seed, TREE);

@@ -19,56 +19,70 @@ const HOUR: u64 = 60 * MINUTE;
 /// The lifetime of what must arrive whatever happens: the origin offers again after 1 h, 4 h and daily.
 const LONG_MS: u64 = 72 * HOUR;
 
+/// What can be done to an overlay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trouble {
+    Crash,
+    Power,
+    Cut,
+    Move,
+    LostDisk,
+    OldDisk,
+    Rot,
+    Failure,
+    Full,
+    Clock,
+    Absence,
+    Recall,
+    Status,
+    Pause,
+    Retire,
+}
+
+impl Trouble {
+    const ALL: [Self; 15] = [
+        Self::Crash,
+        Self::Power,
+        Self::Cut,
+        Self::Move,
+        Self::LostDisk,
+        Self::OldDisk,
+        Self::Rot,
+        Self::Failure,
+        Self::Full,
+        Self::Clock,
+        Self::Absence,
+        Self::Recall,
+        Self::Status,
+        Self::Pause,
+        Self::Retire,
+    ];
+}
+
 /// The troubles of one seed.
 #[derive(Debug, Clone)]
 struct Mix {
-    crashes: bool,
-    power: bool,
-    cuts: bool,
-    moves: bool,
+    troubles: Vec<Trouble>,
     two_uplinks: bool,
-    lost_disks: bool,
-    old_disks: bool,
-    rot: bool,
-    io_errors: bool,
-    full: bool,
-    clocks: bool,
-    absent: bool,
-    recalls: bool,
-    statuses: bool,
-    pauses: bool,
-    retires: bool,
     short_lives: bool,
     nowhere: bool,
     circulars: bool,
     big: bool,
     keys: bool,
     manners: Manners,
-    /// Disks that may be lost, so nothing is promised from there.
+    /// So many of the first nodes may lose their disks, so nothing is promised from there.
     fragile: usize,
     steps: u64,
 }
 
 impl Mix {
     fn draw(random: &mut Random, nodes: usize) -> Self {
+        let mut troubles = Trouble::ALL.to_vec();
+        troubles.retain(|_| random.once_in(3));
         let mut sometimes = |n: u64| random.once_in(n);
         let mut mix = Self {
-            crashes: sometimes(2),
-            power: sometimes(2),
-            cuts: sometimes(2),
-            moves: sometimes(3),
+            troubles,
             two_uplinks: sometimes(4),
-            lost_disks: sometimes(3),
-            old_disks: sometimes(8),
-            rot: sometimes(6),
-            io_errors: sometimes(6),
-            full: sometimes(5),
-            clocks: sometimes(5),
-            absent: sometimes(5),
-            recalls: sometimes(3),
-            statuses: sometimes(4),
-            pauses: sometimes(6),
-            retires: sometimes(6),
             short_lives: sometimes(5),
             nowhere: sometimes(4),
             circulars: sometimes(3),
@@ -82,14 +96,14 @@ impl Mix {
                 crowded: sometimes(4),
                 ..Manners::default()
             },
-            fragile: 0,
-            steps: 10 + random.below(20),
+            fragile: 1 + random.place(nodes / 2),
+            steps: 15 + random.below(25),
         };
-        mix.fragile = 1 + random.place(nodes / 2);
         mix.manners.latency_ms = 1 + random.below(300);
         mix.manners.notice_ms = if random.once_in(3) { 1 + random.below(45_000) } else { 0 };
         mix.manners.liar = random.once_in(10).then_some(random.place(mix.fragile));
-        mix.manners.may_refuse = mix.full;
+        mix.manners.may_refuse = mix.troubles.contains(&Trouble::Full);
+        mix.big |= mix.troubles.contains(&Trouble::Rot);
         mix
     }
 }
@@ -217,8 +231,9 @@ impl Storm {
             if !self.random.once_in(4) {
                 self.post();
             }
-            for _ in 0..=self.random.below(2) {
-                self.trouble();
+            if !self.mix.troubles.is_empty() && self.random.once_in(2) {
+                let trouble = self.mix.troubles[self.random.place(self.mix.troubles.len())];
+                self.trouble(trouble);
             }
             let lull = if self.random.once_in(8) { 3 * MINUTE } else { 15 * SECOND };
             let lull = self.random.below(lull);
@@ -254,32 +269,30 @@ impl Storm {
         self.world.send(from, &Letter { to: &to, precedence, bytes, lifetime_ms, key });
     }
 
-    /// One of the troubles that are on, if the dice fall so.
-    fn trouble(&mut self) {
-        let mix = self.mix.clone();
-        match self.random.below(20) {
-            0 | 1 if mix.crashes => {
+    fn trouble(&mut self, trouble: Trouble) {
+        match trouble {
+            Trouble::Crash => {
                 let (place, after) = (self.someone(), 100 + self.random.below(MINUTE));
                 self.world.crash_and_restart(place, after);
             }
-            2 | 3 if mix.power => self.cut_power(),
-            4 | 5 if mix.cuts => {
+            Trouble::Power => self.cut_power(),
+            Trouble::Cut => {
                 let child = 1 + self.random.place(self.world.nodes.len() - 1);
                 let parent = self.world.nodes[child].parents[0];
                 let after = 100 + self.random.below(2 * MINUTE);
                 self.world.cut(child, parent, after);
             }
-            6 if mix.moves => {
+            Trouble::Move => {
                 let child = 1 + self.random.place(self.world.nodes.len() - 1);
                 let parent = self.random.place(child);
                 self.world.move_to(child, &[parent]);
             }
-            7 if mix.lost_disks => {
+            Trouble::LostDisk => {
                 let (place, after) = (self.fragile(), 100 + self.random.below(2 * MINUTE));
                 self.world.lose_disk(place, after);
             }
-            8 if mix.old_disks => self.old_disk(),
-            9 if mix.rot => {
+            Trouble::OldDisk => self.old_disk(),
+            Trouble::Rot => {
                 let (place, seed) = (self.fragile(), self.random.number());
                 if let Some(files) = self.world.nodes[place].disk.faults()
                     && files.flip(seed, "packs/").is_some()
@@ -287,7 +300,7 @@ impl Storm {
                     self.world.nodes[place].damaged = true;
                 }
             }
-            10 if mix.io_errors => {
+            Trouble::Failure => {
                 let place = self.fragile();
                 let access = [Access::Read, Access::Write, Access::Sync][self.random.place(3)];
                 let after = self.random.below(60);
@@ -297,24 +310,23 @@ impl Storm {
                     self.world.nodes[place].damaged = true;
                 }
             }
-            11 | 12 if mix.full => self.fill(),
-            13 if mix.clocks => {
+            Trouble::Full => self.fill(),
+            Trouble::Clock => {
                 let place = 1 + self.random.place(self.world.nodes.len() - 1);
                 let most = [4 * MINUTE, HOUR, 40 * 24 * HOUR][self.random.place(3)];
                 let off = self.random.below(2 * most) as i64 - most as i64;
                 self.world.set_clock(place, off);
             }
-            14 if mix.absent => {
+            Trouble::Absence => {
                 self.world.applications = !self.world.applications;
                 if self.world.applications {
                     self.world.open_desks();
                 }
             }
-            15 | 16 if mix.recalls => self.take_back(),
-            17 if mix.statuses => self.status(),
-            18 if mix.pauses => self.pause(),
-            19 if mix.retires => self.retire(),
-            _ => {}
+            Trouble::Recall => self.take_back(),
+            Trouble::Status => self.status(),
+            Trouble::Pause => self.pause(),
+            Trouble::Retire => self.retire(),
         }
     }
 
