@@ -85,6 +85,8 @@ impl Node {
         let waiting: Vec<_> = self
             .custody
             .rows()
+            // What a damaged disk lost part of is handed out when that has come again.
+            .filter(|(_, live)| live.message.complete)
             .flat_map(|(row, live)| {
                 let inboxes = live.message.recipients.iter().filter(|r| r.phase == Phase::Inbox);
                 inboxes
