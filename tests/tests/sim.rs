@@ -177,6 +177,25 @@ fn a_relay_that_lost_its_disk_and_moved_is_found() {
     world.check_settled();
 }
 
+/// Found by the simulator: cai-rang leaves an-giang and comes back without chau-doc; nobody had told an-giang.
+#[test]
+fn a_child_says_who_is_not_below_it_any_more() {
+    let mut world = quiet(17);
+    world.move_to(CAI_RANG, &[AN_GIANG]);
+    world.move_to(CHAU_DOC, &[CAI_RANG]);
+    world.run(MINUTE);
+    world.move_to(CAI_RANG, &[CAN_THO]);
+    world.run(MINUTE);
+    world.move_to(CHAU_DOC, &[CAN_THO]);
+    world.run(MINUTE);
+    world.move_to(CAI_RANG, &[AN_GIANG]);
+    world.run(MINUTE);
+    world.submit(CAI_RANG, &[TO_CHAU_DOC], Precedence::Routine, 5_000);
+    world.submit(TINH_BIEN, &[TO_CHAU_DOC], Precedence::Routine, 5_000);
+    world.run(2 * HOUR);
+    world.check_settled();
+}
+
 #[test]
 fn a_recall_in_time_stops_every_copy() {
     let mut world = quiet(9);

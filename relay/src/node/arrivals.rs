@@ -3,15 +3,17 @@
 //! An offer is acknowledged when the whole message is durable here. A newer visit replaces an older one in the live row;
 //! one that is not newer is acknowledged; a destination takes each recipient once. DESIGN §5.
 
+use std::collections::BTreeSet;
+
 use tram_proto::envelope::Body;
 use tram_proto::frame::{Frame, Offer, Range, Recipient, Verdict};
-use tram_proto::id::{Digest, MessageId};
+use tram_proto::id::{Digest, MessageId, NodeId};
 use tram_proto::manifest::Layout;
 use tram_proto::receipt::{Ordinal, Reason, State};
 use tram_proto::row::{MessageRow, Phase};
 
 use crate::custody::{Live, ROW_BYTES, Settled};
-use crate::input::{Held, LinkId, Row};
+use crate::input::{Held, LinkId, Row, Side};
 use crate::limits;
 use crate::links::PutOff;
 use crate::node::submit::new_recipient;
@@ -48,6 +50,7 @@ impl Node {
         if o.trusted == Some(false) {
             return self.distrust(o.link, o.offer.number, o.id);
         }
+        self.tell_where(&o);
         self.drop_known(&mut o);
         if o.offer.recipients.is_empty() {
             return self.then(After::Ack(o.link, o.offer.number));
@@ -55,6 +58,19 @@ impl Node {
         match self.custody.find(o.id) {
             Some(row) => self.offer_again(row, o),
             None => self.offer_new(o),
+        }
+    }
+
+    /// An uplink sends mail for a node that is not below here any more: it hears what this node knows of that.
+    fn tell_where(&mut self, o: &Offered) {
+        if self.links.get(o.link).is_none_or(|l| l.side == Side::Down) {
+            return;
+        }
+        let gone = |node: &NodeId| matches!(self.routing.next(Some(*node)), Hop::Up);
+        let nodes: BTreeSet<NodeId> = o.offer.recipients.iter().filter_map(|r| r.node).filter(gone).collect();
+        let link = o.link;
+        for record in nodes.iter().filter_map(|node| self.routing.record(*node)).map(|known| known.signed.clone()) {
+            self.outputs.push_back(Output::SendRecord { link, record, flood: false });
         }
     }
 
