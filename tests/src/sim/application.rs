@@ -293,12 +293,14 @@ impl World {
         let address = address.to_string();
         self.model.hands_out(place, &self.name(place), id, &address);
         let known = self.nodes[place].ledger.contains(&(id, address.clone()));
-        if !known && !self.read_payload(place, row) {
-            let life = self.nodes[place].life;
-            let input = Box::new(Input::GaveBack { consumer, row });
-            return self.at(1_000, Happening::Input { place, life, input });
-        }
         let life = self.nodes[place].life;
+        if !known && !self.read_payload(place, row) {
+            // Its stream ends with an error, and it comes again.
+            let desk = self.nodes[place].desks.remove(&consumer);
+            let input = Box::new(Input::Left { consumer });
+            self.at(1, Happening::Input { place, life, input });
+            return self.at(1_000, Happening::Sit { place, life, inbox: desk.expect("it sits there").inbox });
+        }
         let wait = match self.random.below(4) {
             0 if self.manners.slow => self.random.below(3 * LEASE_MS),
             1 if self.manners.slow => LEASE_MS - 1 + self.random.below(3),
