@@ -260,6 +260,16 @@ impl Custody {
         Some(live)
     }
 
+    /// A newer visit of a message that passes through came from this neighbour.
+    pub(crate) fn comes_from(&mut self, row: Row, node: NodeId) {
+        let Some(live) = self.rows.get_mut(&row) else { return };
+        let size = live.size();
+        if let Some(before) = live.message.from.replace(node) {
+            take(&mut self.from, &before, size);
+        }
+        add(&mut self.from, node, size);
+    }
+
     /// Counts a message towards the next hops it waits for now, and no others.
     pub(crate) fn charge(&mut self, row: Row, hops: Vec<Hop>) {
         let Some(live) = self.rows.get_mut(&row) else { return };

@@ -155,6 +155,10 @@ impl Node {
                 .iter()
                 .map(|r| Recipient { node: r.node.or_else(|| self.known_node(&o.body, r.ordinal)), ..*r })
                 .collect();
+            if let Some(peer) = self.links.get(o.link).map(|l| l.peer.node).filter(|_| newer) {
+                // Where it came from decides whether it may go up.
+                self.custody.comes_from(row, peer);
+            }
             if let Some(live) = self.custody.get_mut(row) {
                 if newer {
                     live.message.visit = o.offer.visit;
