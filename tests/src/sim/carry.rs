@@ -332,6 +332,14 @@ impl World {
         if !self.has_room(place, bytes) {
             return;
         }
+        // The daemon takes no unit before what vouches for it: the head for a page, the pages for chunks.
+        let vouching = if first < layout.manifest_units() { 1 } else { layout.manifest_units() };
+        if first > 0 {
+            let Some(held) = self.on_spool(place, "look for units", |s| s.held(root, layout)) else { return };
+            if !held.units.first().is_some_and(|r| r.first == 0 && r.count >= vouching) {
+                return;
+            }
+        }
         if self.on_spool(place, "store units", |s| s.store(root, layout, first, units)).is_some() {
             self.tell(place, Input::UnitsDurable { root, units: range });
             self.look_after(place);

@@ -77,6 +77,10 @@ impl World {
     /// Naming the message and the recipient.
     pub fn check_ends(&self, allowed: Allowed) {
         for (id, sent) in self.model.sent.iter().filter(|(_, sent)| sent.promised) {
+            // Sent while its clock was weeks behind: what is remembered of it is forgotten already.
+            if sent.deadline_ms + tram_relay::limits::REMEMBER_MS < self.true_ms() {
+                continue;
+            }
             let kept = self.nodes[sent.origin].spool().kept_receipts(id).expect("read");
             for (address, ordinal) in sent.to.iter().zip(0..) {
                 let states: BTreeSet<State> = kept.iter().filter(|(o, ..)| *o == ordinal).map(|(_, s, _)| *s).collect();
@@ -101,8 +105,7 @@ impl World {
                 let gone = place.is_some_and(|place| self.model.reborn.contains(&place));
                 let gone = gone && sent.deadline_ms < allowed.expired_before_ms && states.contains(&State::Arrived);
                 // It was taken, the receipt that says so is lost with a relay's disk, and after a recall nobody asks again.
-                let too_late = sent.taken_back && wrote && states.contains(&State::Arrived);
-                if too_late && !self.model.reborn.is_empty() {
+                if sent.taken_back && wrote && !self.model.reborn.is_empty() {
                     continue;
                 }
                 assert!(recalled || expired || nowhere || gone, "{said}");
