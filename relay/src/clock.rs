@@ -14,6 +14,8 @@ pub(crate) struct Clock {
     /// Unix time minus monotonic time at the last look.
     base_ms: Option<i64>,
     jumped: bool,
+    /// There is an uplink to learn from.
+    follows: bool,
     /// There is an uplink to learn from, and nothing was learned yet.
     ignorant: bool,
     /// The latest time the spool remembers.
@@ -27,7 +29,7 @@ fn signed(ms: u64) -> i64 {
 impl Clock {
     pub(crate) fn start(&mut self, floor_ms: u64, has_uplink: bool, now: Now) {
         self.floor_ms = floor_ms;
-        self.ignorant = has_uplink;
+        (self.follows, self.ignorant) = (has_uplink, has_uplink);
         self.base_ms = Some(signed(now.wall_ms) - signed(now.mono_ms));
         self.jumped = now.wall_ms.saturating_add(CLOCK_TRUST_MS) < floor_ms;
     }
@@ -35,8 +37,12 @@ impl Clock {
     /// Looks for a jump against monotonic time.
     pub(crate) fn look(&mut self, now: Now) {
         let base = signed(now.wall_ms) - signed(now.mono_ms);
-        if self.base_ms.is_some_and(|before| before.abs_diff(base) > CLOCK_TRUST_MS) {
+        if let Some(before) = self.base_ms.filter(|before| before.abs_diff(base) > CLOCK_TRUST_MS) {
             self.jumped = true;
+            if self.follows {
+                // The uplink's clock did not jump: what was learned of it still holds.
+                self.offset_ms = self.offset_ms.saturating_add(before - base);
+            }
         }
         self.base_ms = Some(base);
     }
@@ -97,6 +103,18 @@ mod tests {
         check(|c| c.measure(START.wall_ms + 3 * DAY, 0, START), false);
         check(|c| c.start(START.wall_ms + DAY, false, START), false);
         check(|c| c.start(START.wall_ms, true, START), false);
+    }
+
+    #[test]
+    fn a_jump_does_not_change_what_the_uplink_would_say() {
+        let mut clock = Clock::default();
+        clock.start(START.wall_ms, true, START);
+        clock.measure(START.wall_ms, 0, START);
+        for jump in [3 * DAY as i64, -2 * DAY as i64, 0] {
+            clock.look(later(DAY, jump));
+            assert_eq!(clock.corrected_ms(later(DAY, jump)), START.wall_ms + DAY);
+            assert!(!clock.trusted());
+        }
     }
 
     #[test]
