@@ -156,7 +156,7 @@ impl SimNode {
     #[must_use]
     pub fn used_bytes(&self) -> u64 {
         match (&self.disk, &self.spool) {
-            (Disk::Memory(_), Some(spool)) => u64::MAX - spool.room(),
+            (Disk::Memory(_), Some(spool)) => u64::MAX - spool.room().free_bytes,
             (Disk::Files(files), _) => files.taken_bytes(),
             _ => 0,
         }
@@ -544,8 +544,8 @@ impl World {
             Output::SendRun { link, root, payload_bytes, first, count, .. } => {
                 self.send_run(place, link, root, payload_bytes, first, count);
             }
-            Output::Persist { commit, ops } => {
-                self.nodes[place].commits.push_back(Persist { commit, ops });
+            Output::Persist { commit, ops, urgent } => {
+                self.nodes[place].commits.push_back(Persist { commit, ops, urgent });
                 self.commit(place);
             }
             Output::Submitted { ticket, id } => self.submitted(place, ticket, id),
@@ -676,7 +676,7 @@ impl World {
         let total = node.capacity.unwrap_or(u64::MAX);
         let free = match &node.disk {
             Disk::Memory(_) => total.saturating_sub(node.used_bytes()),
-            Disk::Files(_) => node.spool().room(),
+            Disk::Files(_) => node.spool().room().free_bytes,
         };
         let free = if node.capacity.is_none() { u64::MAX } else { free };
         if node.told_room != (free, total) {
