@@ -114,6 +114,7 @@ async fn copy(link: &Arc<Link>, mut stream: SendStream, run: Run, is_last: bool)
         Err(Broken::Spool(why)) => {
             link.warn("a payload cannot be sent on", &format!("{}: {why}", run.root));
             let _ = stream.reset(UNREADABLE);
+            lost(link, &run).await?;
         }
         Err(Broken::Write(WriteError::ConnectionLost(error))) => return Err(Fault::Lost(error.clone())),
         Err(Broken::Write(error)) => {
@@ -132,6 +133,15 @@ async fn copy(link: &Arc<Link>, mut stream: SendStream, run: Run, is_last: bool)
         let _ = stream.stopped().await;
     }
     Ok(())
+}
+
+/// Tells the core what the spool still holds of a payload that could not be read.
+async fn lost(link: &Link, run: &Run) -> Result<(), Fault> {
+    let (root, Ok(layout)) = (run.root, Layout::new(run.payload_bytes)) else { return Ok(()) };
+    match link.here.on_disk(move |spool| spool.held(root, layout)).await {
+        Ok(held) => Ok(link.tell(Input::UnitsLost { root, held }).await?),
+        Err(_) => Ok(()),
+    }
 }
 
 enum Broken {

@@ -170,6 +170,11 @@ impl Access {
         Ok(access)
     }
 
+    /// Whether the groups of a user have to be looked up, which may block.
+    pub(super) fn asks_for_groups(&self, uid: u32) -> bool {
+        !self.is_own(uid) && !self.groups.is_empty()
+    }
+
     /// Whether the user is the daemon's own or root.
     #[must_use]
     pub fn is_own(&self, uid: u32) -> bool {

@@ -22,6 +22,7 @@ use tram_relay::input::{Consumer, Input, Row};
 use super::access::Grant;
 use super::{Door, blocking, refusal, until};
 use crate::engine::handle::{Delivery, Request};
+use crate::spool::SpoolError;
 
 /// Events that may wait for a slow application; a part is a chunk of 256 KiB.
 pub(super) const EVENTS: usize = 8;
@@ -228,9 +229,24 @@ impl Stream {
             let spool = self.door.spool.clone();
             let end = layout.units().min(next + READ_AHEAD);
             let chunks = blocking(move || {
-                Ok((next..end).map(|unit| spool.unit(root, layout, unit)).collect::<Result<Vec<_>, _>>()?)
+                match (next..end).map(|unit| spool.unit(root, layout, unit)).collect::<Result<Vec<_>, _>>() {
+                    Ok(chunks) => Ok(Ok(chunks)),
+                    Err(why @ (SpoolError::Damaged { .. } | SpoolError::Missing { .. })) => {
+                        Ok(Err((spool.held(root, layout)?, why)))
+                    }
+                    Err(why) => Err(why.into()),
+                }
             });
-            for chunk in chunks.await? {
+            let chunks = match chunks.await? {
+                Ok(chunks) => chunks,
+                Err((held, why)) => {
+                    // It leaves the inbox until it has come again.
+                    let lost = Input::UnitsLost { root, held };
+                    self.door.engine.input(lost).await.map_err(|_| refusal::stopping())?;
+                    return Err(why.into());
+                }
+            };
+            for chunk in chunks {
                 self.event(Event::Part(chunk)).await?;
                 moved.store(true, Ordering::Relaxed);
             }
