@@ -153,13 +153,20 @@ impl Node {
         let at_ms = self.clock.corrected_ms(self.now);
         for (ordinal, state, _) in known {
             let Some(address) = body.to.get(ordinal.index as usize) else { continue };
+            // Who may say so depends on why: the owner of the names, or the destination.
+            let reason = match state {
+                State::Undeliverable if address.node == self.config.name => Reason::NoSuchInbox,
+                State::Undeliverable => Reason::NoSuchNode,
+                State::Expired => Reason::LifetimeEnded,
+                _ => Reason::None,
+            };
             let receipt = Receipt {
                 message,
                 origin: body.origin,
                 ordinal: *ordinal,
                 address: address.clone(),
                 state: *state,
-                reason: Reason::None,
+                reason,
                 detail: String::new(),
                 code: 0,
                 node: self.config.node,
