@@ -103,6 +103,16 @@ impl Routing {
         self.records.values().filter(beyond).map(|k| k.signed.clone()).collect()
     }
 
+    /// The records of the nodes that hang below a node, however deep.
+    pub(crate) fn hanging_on(&self, node: NodeId) -> Vec<Signed> {
+        let above = |at: &NodeId| self.records.get(at).and_then(|known| known.record.active);
+        let hangs = |k: &&Known| {
+            let chain = std::iter::successors(k.record.active, above).take(DEPTH);
+            k.record.node != node && chain.into_iter().any(|at| at == node)
+        };
+        self.records.values().filter(hangs).map(|k| k.signed.clone()).collect()
+    }
+
     pub(crate) fn learn(&mut self, record: NodeRecord, signed: Signed) -> Learned {
         let before = self.records.get(&record.node);
         if let Some(known) = before {

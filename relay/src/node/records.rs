@@ -118,6 +118,12 @@ impl Node {
                 for link in up.into_iter().chain(losing) {
                     self.outputs.push_back(Output::SendRecord { link, record: signed.clone(), flood: false });
                 }
+                // What hangs on it left that branch too, perhaps by records that said nothing of it.
+                if let Some(link) = losing {
+                    for record in self.routing.hanging_on(node) {
+                        self.outputs.push_back(Output::SendRecord { link, record, flood: false });
+                    }
+                }
                 self.reroute();
             }
         }
