@@ -99,6 +99,20 @@ fn unknown_names_and_inboxes_end_with_a_receipt_that_says_so() {
     world.check_settled();
 }
 
+/// Found by the simulator: said again, the word of the names' owner had no reason any more, and nobody believed it.
+#[test]
+fn that_a_name_never_was_is_believed_also_when_it_is_said_again() {
+    let mut world = quiet(18);
+    world.submit(NINH_KIEU, &["vanban@nowhere.an-giang"], Precedence::Routine, 10);
+    world.run(100);
+    world.cut(NINH_KIEU, CAN_THO, 5 * MINUTE);
+    world.run(MINUTE);
+    assert_eq!(world.nodes[CAN_THO].look().receipts, 1);
+    world.lose_disk(CAN_THO, SECOND);
+    world.run(2 * HOUR);
+    world.check_settled();
+}
+
 #[test]
 fn mail_follows_a_child_that_moves_to_another_province() {
     let mut world = quiet(4);

@@ -296,10 +296,10 @@ impl World {
         let life = self.nodes[place].life;
         if !known && !self.read_payload(place, row) {
             // Its stream ends with an error, and it comes again.
-            let desk = self.nodes[place].desks.remove(&consumer);
+            let Some(desk) = self.nodes[place].desks.remove(&consumer) else { return };
             let input = Box::new(Input::Left { consumer });
             self.at(1, Happening::Input { place, life, input });
-            return self.at(1_000, Happening::Sit { place, life, inbox: desk.expect("it sits there").inbox });
+            return self.at(1_000, Happening::Sit { place, life, inbox: desk.inbox });
         }
         let wait = match self.random.below(4) {
             0 if self.manners.slow => self.random.below(3 * LEASE_MS),
