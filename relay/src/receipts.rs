@@ -10,6 +10,8 @@ use crate::routing::Hop;
 #[derive(Debug)]
 struct Waiting {
     origin: NodeId,
+    /// The neighbour that brought it, if that was in this life of ours.
+    from: Option<NodeId>,
     offered: Option<LinkId>,
 }
 
@@ -17,6 +19,8 @@ struct Waiting {
 pub(crate) struct Transit {
     rows: BTreeMap<Row, Waiting>,
     queues: BTreeMap<Hop, BTreeSet<Row>>,
+    /// Rows that wait for a moment, in monotonic milliseconds.
+    parked: BTreeSet<(u64, Row)>,
 }
 
 impl Transit {
@@ -24,8 +28,31 @@ impl Transit {
         self.rows.len()
     }
 
-    pub(crate) fn insert(&mut self, row: Row, origin: NodeId) {
-        self.rows.insert(row, Waiting { origin, offered: None });
+    pub(crate) fn insert(&mut self, row: Row, origin: NodeId, from: Option<NodeId>) {
+        self.rows.insert(row, Waiting { origin, from, offered: None });
+    }
+
+    /// Who brought it, told once.
+    pub(crate) fn take_from(&mut self, row: Row) -> Option<NodeId> {
+        self.rows.get_mut(&row)?.from.take()
+    }
+
+    pub(crate) fn park(&mut self, row: Row, until_ms: u64) {
+        self.parked.insert((until_ms, row));
+    }
+
+    pub(crate) fn next_unpark_ms(&self) -> Option<u64> {
+        self.parked.first().map(|(at, _)| *at)
+    }
+
+    /// Rows that have waited long enough.
+    pub(crate) fn unpark(&mut self, now_ms: u64) -> Vec<Row> {
+        let mut due = Vec::new();
+        while let Some((at, row)) = self.parked.first().copied().filter(|(at, _)| *at <= now_ms) {
+            self.parked.remove(&(at, row));
+            due.push(row);
+        }
+        due
     }
 
     pub(crate) fn origin(&self, row: Row) -> Option<NodeId> {
@@ -71,7 +98,7 @@ mod tests {
     #[test]
     fn a_receipt_waits_until_the_next_hop_has_it() {
         let mut transit = Transit::default();
-        transit.insert(Row(1), NodeId([1; 16]));
+        transit.insert(Row(1), NodeId([1; 16]), None);
         transit.queue(Row(1), Hop::Up);
         assert_eq!(transit.next(Hop::Hold, LinkId(1)), None);
         assert_eq!(transit.next(Hop::Up, LinkId(1)), Some(Row(1)));

@@ -30,6 +30,7 @@ impl Node {
             (stalled, "a payload that may have stalled"),
             (self.asks.next_deadline_ms(), "an answer that is missing"),
             (self.custody.next_unpark_ms(), "a recipient that was put off"),
+            (self.transit.next_unpark_ms(), "a receipt that came from where it should go"),
             (self.next_invite_ms(), "room for what was put off"),
             (Some(self.next_prune_ms), "forgetting"),
         ]

@@ -9,6 +9,7 @@ use crate::input::{LinkId, Row, Signer};
 use crate::limits;
 use crate::node::{After, Node};
 use crate::output::{Event, Op, Output, Statement};
+use crate::routing::Hop;
 
 impl Node {
     pub(super) fn receipt(
@@ -19,7 +20,8 @@ impl Node {
         signed: Signed,
         signer: Option<Signer>,
     ) {
-        let Some(from) = self.links.get(link).map(|l| l.peer.name.clone()) else { return };
+        let Some(peer) = self.links.get(link).map(|l| l.peer.clone()) else { return };
+        let from = peer.name;
         if receipt.origin == self.config.node {
             if signer.is_some_and(|s| may_state(&s, &receipt)) {
                 self.came_home(&receipt, signed);
@@ -31,7 +33,7 @@ impl Node {
             let row = self.row();
             let until_ms = self.now.wall_ms.saturating_add(limits::REMEMBER_MS);
             let value = ReceiptRow { message: receipt.message, origin: receipt.origin, until_ms };
-            self.transit.insert(row, receipt.origin);
+            self.transit.insert(row, receipt.origin, Some(peer.node));
             self.op(Op::PutReceipt { row, receipt: value, statement: Statement::Signed(signed) });
             self.then(After::Receipt(row));
         }
@@ -90,6 +92,16 @@ impl Node {
     pub(super) fn receipt_stored(&mut self, row: Row) {
         if let Some(origin) = self.transit.origin(row) {
             let hop = self.routing.next(Some(origin));
+            let from = self.transit.take_from(row);
+            let back = match hop {
+                Hop::Up => from.is_some() && from == self.links.active_peer(),
+                Hop::Child(node) => from == Some(node),
+                Hop::Here | Hop::Hold => false,
+            };
+            if back {
+                // Two nodes that each take the other for the way would throw it to and fro until a record settles it.
+                return self.transit.park(row, self.now.mono_ms + limits::PUT_OFF_MS);
+            }
             self.transit.queue(row, hop);
             self.touch(hop);
         }

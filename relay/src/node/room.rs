@@ -106,6 +106,9 @@ impl Node {
         for row in self.custody.unpark(self.now.mono_ms) {
             self.place(row);
         }
+        for row in self.transit.unpark(self.now.mono_ms) {
+            self.receipt_stored(row);
+        }
     }
 
     pub(super) fn spool_room(&mut self, free_bytes: u64, total_bytes: u64) {

@@ -224,6 +224,8 @@ pub struct World {
 pub const WALL: u64 = 1_790_000_000_000;
 /// What a spool may take beyond its limit because the core hears of the room only every two seconds.
 const OVERSHOOT_BYTES: u64 = 4 << 20;
+/// Pause of the committer before it tries a full disk again.
+const FULL_PAUSE_MS: u64 = 250;
 /// The daemon's pause between two looks at the room.
 const UPKEEP_MS: u64 = 2_000;
 
@@ -587,10 +589,21 @@ impl World {
         let count = most.min(node.commits.len());
         let mut batch: Vec<Persist> = node.commits.drain(..count).collect();
         let noted = batch.iter().map(|persist| note(&persist.ops, node.id)).collect();
+        let again = batch.clone();
         let done = sign_ops(&mut batch, &PlaceSigns(node.id)).expect("the signer signs");
         let ops = batch.into_iter().flat_map(|persist| persist.ops).collect();
         let Some(spool) = node.spool.clone() else { return };
-        if let Err(error) = spool.commit(ops) {
+        let committed = spool.commit(ops);
+        if let Err(SpoolError::Full { .. }) = committed
+            && !node.disk.faults().is_some_and(tramd::spool::FaultFiles::is_cut)
+        {
+            // As the committer does: the same once more, until there is space; what came meanwhile waits.
+            again.into_iter().rev().for_each(|persist| node.commits.push_front(persist));
+            node.busy = true;
+            let life = node.life;
+            return self.at(FULL_PAUSE_MS, Happening::Committed { place, life });
+        }
+        if let Err(error) = committed {
             self.model.unsure(place, noted);
             drop(spool);
             return self.disk_failed(place, "commit", &error);
