@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tram_proto::id::NodeId;
+use tram_proto::id::{MessageId, NodeId};
+use tram_proto::receipt::{Ordinal, State};
 
 use crate::input::{LinkId, Row};
 use crate::routing::Hop;
@@ -13,12 +14,18 @@ struct Waiting {
     /// The neighbour that brought it, if that was in this life of ours.
     from: Option<NodeId>,
     offered: Option<LinkId>,
+    says: Option<Says>,
 }
+
+/// What a receipt says, of whom: one of a kind is enough on its way.
+pub(crate) type Says = (MessageId, Ordinal, State);
 
 #[derive(Debug, Default)]
 pub(crate) struct Transit {
     rows: BTreeMap<Row, Waiting>,
     queues: BTreeMap<Hop, BTreeSet<Row>>,
+    /// What those say that came in this life of ours.
+    said: BTreeSet<Says>,
     /// Rows that wait for a moment, in monotonic milliseconds.
     parked: BTreeSet<(u64, Row)>,
 }
@@ -28,8 +35,14 @@ impl Transit {
         self.rows.len()
     }
 
-    pub(crate) fn insert(&mut self, row: Row, origin: NodeId, from: Option<NodeId>) {
-        self.rows.insert(row, Waiting { origin, from, offered: None });
+    pub(crate) fn insert(&mut self, row: Row, origin: NodeId, from: Option<NodeId>, says: Option<Says>) {
+        self.said.extend(says);
+        self.rows.insert(row, Waiting { origin, from, offered: None, says });
+    }
+
+    /// Whether one that says the same is on its way here.
+    pub(crate) fn is_said(&self, says: &Says) -> bool {
+        self.said.contains(says)
     }
 
     /// Who brought it, told once.
@@ -81,7 +94,11 @@ impl Transit {
     }
 
     pub(crate) fn remove(&mut self, row: Row) -> bool {
-        self.rows.remove(&row).is_some()
+        let waiting = self.rows.remove(&row);
+        if let Some(says) = waiting.as_ref().and_then(|w| w.says) {
+            self.said.remove(&says);
+        }
+        waiting.is_some()
     }
 
     /// Takes every waiting row out, to be queued anew.
@@ -98,7 +115,9 @@ mod tests {
     #[test]
     fn a_receipt_waits_until_the_next_hop_has_it() {
         let mut transit = Transit::default();
-        transit.insert(Row(1), NodeId([1; 16]), None);
+        let says = (MessageId([1; 32]), Ordinal::body(0), State::Arrived);
+        transit.insert(Row(1), NodeId([1; 16]), None, Some(says));
+        assert!(transit.is_said(&says));
         transit.queue(Row(1), Hop::Up);
         assert_eq!(transit.next(Hop::Hold, LinkId(1)), None);
         assert_eq!(transit.next(Hop::Up, LinkId(1)), Some(Row(1)));
@@ -106,5 +125,6 @@ mod tests {
         transit.queue(Row(1), Hop::Up);
         assert_eq!(transit.drain(), [(Row(1), NodeId([1; 16]))]);
         assert!(transit.remove(Row(1)) && !transit.remove(Row(1)));
+        assert!(!transit.is_said(&says));
     }
 }

@@ -191,7 +191,7 @@ impl Node {
         }
         let row = self.row();
         let value = ReceiptRow { message, origin: receipt.origin, until_ms };
-        self.transit.insert(row, receipt.origin, None);
+        self.transit.insert(row, receipt.origin, None, None);
         self.op(Op::PutReceipt { row, receipt: value, statement });
         self.then(After::Receipt(row));
     }

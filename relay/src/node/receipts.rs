@@ -30,10 +30,16 @@ impl Node {
                 self.outputs.push_back(Output::Event(event));
             }
         } else {
+            // Of two statuses either may be the newer.
+            let says = (receipt.message, receipt.ordinal, receipt.state);
+            let says = Some(says).filter(|(.., state)| *state != State::Status);
+            if says.is_some_and(|says| self.transit.is_said(&says)) {
+                return self.then(After::Ack(link, number));
+            }
             let row = self.row();
             let until_ms = self.now.wall_ms.saturating_add(limits::REMEMBER_MS);
             let value = ReceiptRow { message: receipt.message, origin: receipt.origin, until_ms };
-            self.transit.insert(row, receipt.origin, Some(peer.node));
+            self.transit.insert(row, receipt.origin, Some(peer.node), says);
             self.op(Op::PutReceipt { row, receipt: value, statement: Statement::Signed(signed) });
             self.then(After::Receipt(row));
         }

@@ -43,7 +43,7 @@ impl Node {
             }
             Input::RestoredReceipt { row, receipt } => {
                 self.seen_row(row);
-                self.transit.insert(row, receipt.origin, None);
+                self.transit.insert(row, receipt.origin, None, None);
                 self.transit.queue(row, Hop::Hold);
             }
             Input::RestoredRecord { record, signed } => {

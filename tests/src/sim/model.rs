@@ -308,6 +308,12 @@ impl Model {
             }
             durable.receipts.clone_from(&found.receipts);
             self.durable[place] = durable;
+            // A commit that failed may be there all the same.
+            for noted in unsure.iter().flatten().flatten() {
+                if let Noted::Receipt { message, ordinal, state, own: true, .. } = noted {
+                    self.stated.insert((*message, *ordinal, *state));
+                }
+            }
             return;
         }
         if self.durable[place].looks_like(found) {
