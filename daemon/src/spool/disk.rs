@@ -274,6 +274,11 @@ fn rows(on: &Arc<dyn Files>, options: DiskOptions) -> Result<Rows, Fault> {
     let mut damage = None;
     if Rows::there(on.as_ref())? {
         match Rows::open(Arc::clone(on), options.cache_bytes) {
+            Err(Fault::Full) => {
+                // Opening writes a little, and what was set aside is set aside for such moments.
+                on.open(super::reserve::NAME, Open::OrNew)?.set_len(0)?;
+                return Rows::open(Arc::clone(on), options.cache_bytes);
+            }
             Err(Fault::Damaged(why)) => damage = Some(why),
             opened => return opened,
         }

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::files::{Files, Open, OpenFile};
 
+/// The file's name.
+pub(super) const NAME: &str = "reserve";
 /// On a small disk it is no more than this part of it.
 const PART: u64 = 16;
 /// It is taken again when this many times its size is free, so that it does not come and go.
@@ -22,7 +24,7 @@ pub(super) struct Reserve {
 impl Reserve {
     /// Sets aside up to so many bytes, or notes that it cannot.
     pub(super) fn open(on: Arc<dyn Files>, most_bytes: u64) -> io::Result<Self> {
-        let file = on.open("reserve", Open::OrNew)?;
+        let file = on.open(NAME, Open::OrNew)?;
         let there = file.length()?;
         let bytes = most_bytes.min(on.space()?.total_bytes / PART);
         let reserve = Self { on, file, bytes, held: AtomicBool::new(bytes == there) };

@@ -88,6 +88,26 @@ fn an_append_that_meets_a_full_disk_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_node_starts_on_a_full_disk_as_long_as_it_has_its_reserve() {
+    for killed in [false, true] {
+        let (files, other, spool) = shared();
+        (1..200).for_each(|row| spool.commit(vec![put(row, None)]).expect("commits"));
+        let files = if killed {
+            fill(&files, &other);
+            files.after_power_cut(1)
+        } else {
+            drop(spool);
+            fill(&files, &other);
+            files
+        };
+        let options = DiskOptions { reserve_bytes: RESERVE_BYTES, ..options() };
+        let spool = DiskSpool::open_on(Arc::new(files), options).expect("opens");
+        assert_eq!(spool.list(1000, None).expect("lists").len(), 199);
+        spool.commit(vec![put(200, None)]).expect("acknowledgements go on");
+    }
+}
+
+#[test]
 fn a_full_disk_at_the_start_is_told_from_a_broken_one() {
     let (files, other, spool) = shared();
     let row = until_full_after(&files, &other, &spool);
