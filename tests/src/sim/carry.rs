@@ -308,7 +308,7 @@ impl World {
         }
     }
 
-    /// A unit of a payload. A damaged one is forgotten by the spool, and the core hears of that.
+    /// A unit of a payload. A damaged one is forgotten by the spool, and the core hears of what is left.
     pub(super) fn unit(&mut self, place: Place, root: Digest, layout: Layout, unit: u64) -> Option<Bytes> {
         let spool = self.nodes[place].spool.clone()?;
         let read = spool.unit(root, layout, unit);
@@ -316,7 +316,7 @@ impl World {
         match read {
             Ok(bytes) => Some(bytes),
             Err(error) => {
-                let lost = matches!(error, SpoolError::Damaged { .. });
+                let lost = matches!(error, SpoolError::Damaged { .. } | SpoolError::Missing { .. });
                 self.disk_failed(place, "read a unit", &error);
                 if lost && let Some(held) = self.on_spool(place, "look for units", |s| s.held(root, layout)) {
                     self.tell(place, Input::UnitsLost { root, held });
