@@ -228,6 +228,8 @@ const OVERSHOOT_BYTES: u64 = 4 << 20;
 const FULL_PAUSE_MS: u64 = 250;
 /// The daemon's pause between two looks at the room.
 const UPKEEP_MS: u64 = 2_000;
+/// The same where there is room enough.
+const SWEEP_MS: u64 = 5 * 60_000;
 
 impl World {
     /// An overlay of these names on memory; each has the parents given by place, the first node none.
@@ -649,7 +651,7 @@ impl World {
             return self.lose_power(place, wait);
         }
         match error {
-            SpoolError::Full { .. } => {}
+            SpoolError::Full { .. } => self.look_after(place),
             SpoolError::Damaged { .. } | SpoolError::Missing { .. } | SpoolError::Unreadable { .. } if node.damaged => {
             }
             SpoolError::Failed { .. } | SpoolError::Stopped { .. } if doing == "start" && node.damaged => {
@@ -666,10 +668,11 @@ impl World {
     /// Something changed on the disk: soon the daemon looks at the room.
     pub(super) fn look_after(&mut self, place: Place) {
         let node = &mut self.nodes[place];
-        if node.capacity.is_some() && !node.upkeep {
+        let limited = node.capacity.is_some();
+        if (limited || node.disk.faults().is_some()) && !node.upkeep {
             node.upkeep = true;
-            let life = node.life;
-            self.at(UPKEEP_MS, Happening::Upkeep { place, life });
+            let (life, wait) = (node.life, if limited { UPKEEP_MS } else { SWEEP_MS });
+            self.at(wait, Happening::Upkeep { place, life });
         }
     }
 
@@ -681,7 +684,9 @@ impl World {
             return;
         }
         self.look_at_room(place);
-        self.look_after(place);
+        if self.nodes[place].capacity.is_some() {
+            self.look_after(place);
+        }
     }
 
     fn look_at_room(&mut self, place: Place) {
