@@ -50,7 +50,7 @@ impl Node {
         if o.trusted == Some(false) {
             return self.distrust(o.link, o.offer.number, o.id);
         }
-        self.tell_where(&o);
+        self.tell_where(o.link, o.offer.recipients.iter().filter_map(|r| r.node));
         self.drop_known(&mut o);
         if o.offer.recipients.is_empty() {
             return self.then(After::Ack(o.link, o.offer.number));
@@ -61,14 +61,12 @@ impl Node {
         }
     }
 
-    /// An uplink sends mail for a node that is not below here any more: it hears what this node knows of that.
-    fn tell_where(&mut self, o: &Offered) {
-        if self.links.get(o.link).is_none_or(|l| l.side == Side::Down) {
+    /// An uplink sends mail or receipts for nodes that are not below here any more: it hears what is known here of those.
+    pub(super) fn tell_where(&mut self, link: LinkId, nodes: impl Iterator<Item = NodeId>) {
+        if self.links.get(link).is_none_or(|l| l.side == Side::Down) {
             return;
         }
-        let gone = |node: &NodeId| matches!(self.routing.next(Some(*node)), Hop::Up);
-        let nodes: BTreeSet<NodeId> = o.offer.recipients.iter().filter_map(|r| r.node).filter(gone).collect();
-        let link = o.link;
+        let nodes: BTreeSet<NodeId> = nodes.filter(|node| self.routing.next(Some(*node)) == Hop::Up).collect();
         for record in nodes.iter().filter_map(|node| self.routing.record(*node)).map(|known| known.signed.clone()) {
             self.outputs.push_back(Output::SendRecord { link, record, flood: false });
         }

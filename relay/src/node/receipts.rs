@@ -30,6 +30,7 @@ impl Node {
                 self.outputs.push_back(Output::Event(event));
             }
         } else {
+            self.tell_where(link, std::iter::once(receipt.origin));
             // Of two statuses either may be the newer.
             let says = (receipt.message, receipt.ordinal, receipt.state);
             let says = Some(says).filter(|(.., state)| *state != State::Status);

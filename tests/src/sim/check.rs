@@ -101,9 +101,11 @@ impl World {
                     && (states.contains(&State::Undeliverable)
                         || (sent.taken_back && states.contains(&State::Expired)));
                 let expired = sent.deadline_ms < allowed.expired_before_ms && states.contains(&State::Expired);
-                // The origin gave up after the deadline, and the disk of the destination that had it is gone.
+                // The disk of the destination that had it is gone, and the origin gave up after the deadline, or took it back
+                // and so did not send it again.
                 let gone = place.is_some_and(|place| self.model.reborn.contains(&place));
-                let gone = gone && sent.deadline_ms < allowed.expired_before_ms && states.contains(&State::Arrived);
+                let given_up = sent.taken_back || sent.deadline_ms < allowed.expired_before_ms;
+                let gone = gone && given_up && states.contains(&State::Arrived);
                 // It was taken, the receipt that says so is lost with a relay's disk, and after a recall nobody asks again.
                 if sent.taken_back && wrote && !self.model.reborn.is_empty() {
                     continue;
