@@ -62,15 +62,14 @@ pub(crate) struct Live {
 impl Live {
     pub(crate) fn new(message: MessageRow, gist: Gist, held: &Held, durable: bool) -> Option<Self> {
         let layout = Layout::new(gist.payload_bytes).ok()?;
-        let own = message.from.is_none();
-        Some(Self {
+        let mut live = Self {
             offered: vec![None; message.recipients.len()],
             message,
             to: gist.to,
             origin: gist.origin,
             precedence: gist.precedence,
             deadline_ms: gist.deadline_ms,
-            due_ms: gist.deadline_ms.saturating_add(if own { limits::GRACE_MS } else { 0 }),
+            due_ms: 0,
             layout,
             root: gist.payload_root,
             have: Ranges::of(&held.units),
@@ -83,7 +82,14 @@ impl Live {
             left: BTreeSet::new(),
             parked: BTreeSet::new(),
             charged: Vec::new(),
-        })
+        };
+        live.due_ms = live.ends_ms();
+        Some(live)
+    }
+
+    /// When this node ends what is left of it, Unix milliseconds.
+    pub(crate) const fn ends_ms(&self) -> u64 {
+        self.deadline_ms.saturating_add(if self.is_own() { limits::GRACE_MS } else { 0 })
     }
 
     pub(crate) const fn is_inline(&self) -> bool {

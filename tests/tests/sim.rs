@@ -166,6 +166,19 @@ fn nothing_expires_on_a_clock_that_is_days_off() {
     world.check_settled();
 }
 
+#[test]
+fn who_never_acknowledges_keeps_nothing_past_its_deadline() {
+    let mut world = quiet(20);
+    world.deaf = true;
+    world.submit(NINH_KIEU, &[TO_CHAU_DOC], Precedence::Routine, 5_000);
+    world.run(MINUTE);
+    let id = only(&world);
+    assert_eq!(state(&world, id, TO_CHAU_DOC), Some(State::Arrived));
+    world.run(4 * 24 * HOUR);
+    assert_eq!(state(&world, id, TO_CHAU_DOC), Some(State::Expired));
+    assert!(!has(&world, CHAU_DOC, id), "nobody acknowledged it");
+}
+
 /// Found by the simulator: a child that moved below the origin itself got nothing any more, for the origin offered again
 /// on the old way without looking up the name.
 #[test]
@@ -207,6 +220,26 @@ fn a_child_says_who_is_not_below_it_any_more() {
     world.submit(CAI_RANG, &[TO_CHAU_DOC], Precedence::Routine, 5_000);
     world.submit(TINH_BIEN, &[TO_CHAU_DOC], Precedence::Routine, 5_000);
     world.run(2 * HOUR);
+    world.check_settled();
+}
+
+/// Found by the simulator: a relay that had heard of a move too late threw a receipt to and fro with the child that no
+/// longer had the origin below it.
+#[test]
+fn receipts_find_an_origin_that_left_while_its_branch_was_elsewhere() {
+    let mut world = quiet(21);
+    world.move_to(CAI_RANG, &[NINH_KIEU]);
+    world.run(MINUTE);
+    world.move_to(NINH_KIEU, &[AN_GIANG]);
+    world.run(MINUTE);
+    world.crash(CAN_THO);
+    world.move_to(CAI_RANG, &[AN_GIANG]);
+    world.run(MINUTE);
+    world.move_to(NINH_KIEU, &[CAN_THO]);
+    world.start(CAN_THO);
+    world.run(MINUTE);
+    world.submit(CAI_RANG, &["vanban@can-tho"], Precedence::Routine, 5_000);
+    world.run(10 * MINUTE);
     world.check_settled();
 }
 

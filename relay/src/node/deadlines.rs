@@ -92,6 +92,13 @@ impl Node {
         }
     }
 
+    pub(super) fn expire_if_due(&mut self, row: Row) {
+        let now_ms = self.clock.corrected_ms(self.now);
+        if self.clock.trusted() && self.custody.get(row).is_some_and(|live| live.ends_ms() < now_ms) {
+            self.expire(row);
+        }
+    }
+
     /// The destination ends what waits in its inboxes; a relay lets its copy go; the origin, after a grace, gives up on
     /// those of whom nothing was heard.
     fn expire(&mut self, row: Row) {

@@ -75,6 +75,8 @@ impl Node {
         for (inbox, row) in rows {
             if let Some(live) = self.custody.get(row) {
                 self.inboxes.put(&inbox, live.precedence, row);
+                // Else one who never acknowledges, and is there for more, would keep it for ever.
+                self.expire_if_due(row);
             }
         }
         self.hand_out();

@@ -312,6 +312,9 @@ impl World {
     pub(super) fn decide(&mut self, place: Place, handed: Handed) {
         let Handed { consumer, row, id, address } = handed;
         let Some(inbox) = self.nodes[place].desks.get(&consumer).map(|d| d.inbox.clone()) else { return };
+        if self.deaf {
+            return self.take(place, consumer, inbox);
+        }
         if self.manners.moody {
             match self.random.below(12) {
                 0 => {

@@ -214,6 +214,8 @@ pub struct World {
     pub manners: Manners,
     /// Applications take messages only while this is set.
     pub applications: bool,
+    /// Applications that take and never acknowledge.
+    pub deaf: bool,
     /// The inboxes of every node.
     pub inboxes: Vec<Inbox>,
     /// Prints every output; set by `TRAM_SIM_TALKS` in the environment.
@@ -288,6 +290,7 @@ impl World {
             commanded: Vec::new(),
             manners,
             applications: true,
+            deaf: false,
             inboxes: vec!["vanban".parse().expect("a name")],
             talks: std::env::var_os("TRAM_SIM_TALKS").is_some(),
         }
@@ -697,7 +700,8 @@ impl World {
             Disk::Files(_) => node.spool().room().free_bytes,
         };
         let free = if node.capacity.is_none() { u64::MAX } else { free };
-        if node.told_room != (free, total) {
+        // Also when it is as it was, where there is a limit: the core takes off meanwhile what it lets in.
+        if node.capacity.is_some() || node.told_room != (free, total) {
             self.nodes[place].told_room = (free, total);
             self.tell(place, Input::SpoolRoom { free_bytes: free, total_bytes: total });
         }
