@@ -379,6 +379,11 @@ pub enum Input {
         /// What.
         command: Command,
     },
+    /// Units of a payload came and were dropped, for the spool had no room.
+    RunStopped {
+        /// The payload.
+        root: Digest,
+    },
     /// Units of a complete payload were found damaged and are gone from the spool.
     UnitsLost {
         /// The payload.

@@ -23,7 +23,7 @@ mod tracing;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use tram_proto::frame::{Frame, Range, TraceHop};
-use tram_proto::id::{Incarnation, MessageId, NodeId};
+use tram_proto::id::{Digest, Incarnation, MessageId, NodeId};
 use tram_proto::name::NodeName;
 use tram_proto::row::{KeyRow, NodeRow};
 use tram_proto::statement::Signed;
@@ -108,6 +108,8 @@ pub struct Node {
     /// The uplink that the newest own record names, also while that record waits to be signed; `None`: none was made yet.
     announced: Option<Option<NodeId>>,
     room: room::Room,
+    /// Payloads of which units found no room; only such as are on their way.
+    stopped: BTreeSet<Digest>,
     /// Room came back for something that was put off: when to look, monotonic milliseconds.
     invite_ms: Option<u64>,
     next_row: u64,
@@ -157,6 +159,7 @@ impl Node {
             own_record: None,
             announced: None,
             room: room::Room::default(),
+            stopped: BTreeSet::new(),
             invite_ms: None,
             next_row: 1,
             next_prune_ms: 0,
@@ -219,6 +222,7 @@ impl Node {
             Input::Renew { consumer, row } => self.inboxes.renew(consumer, row, self.now.mono_ms),
             Input::Left { consumer } => self.left(consumer),
             Input::Command { ticket, command } => self.command(ticket, command),
+            Input::RunStopped { root } => self.run_stopped(root),
             Input::UnitsLost { root, held } => self.units_lost(root, &held),
             Input::CreateInbox { ticket, inbox } => self.create_inbox(ticket, inbox),
             Input::RemoveInbox { ticket, inbox } => self.remove_inbox(ticket, inbox),

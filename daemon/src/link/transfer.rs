@@ -321,7 +321,10 @@ async fn store(
         let _ = timeout(GATHER, gather).await;
         let stored = Range { first, count: units.len() as u64 };
         match link.here.on_disk(move |spool| spool.store(root, layout, stored.first, units)).await {
-            Err(full @ SpoolError::Full { .. }) => return Err(Stop::NotNow(NO_ROOM, full.to_string())),
+            Err(full @ SpoolError::Full { .. }) => {
+                link.tell(Input::RunStopped { root }).await?;
+                return Err(Stop::NotNow(NO_ROOM, full.to_string()));
+            }
             done => done?,
         }
         link.tell(Input::UnitsDurable { root, units: stored }).await?;

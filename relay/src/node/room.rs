@@ -5,7 +5,7 @@
 
 use tram_proto::envelope::Precedence;
 use tram_proto::frame::{Frame, Verdict};
-use tram_proto::id::NodeId;
+use tram_proto::id::{Digest, NodeId};
 use tram_proto::receipt::Reason;
 
 use crate::custody::spread;
@@ -19,23 +19,17 @@ use crate::routing::Hop;
 /// Pause before a look for what fits again, in milliseconds: a queue that drains frees room with every message.
 const INVITE_MS: u64 = 1_000;
 
-/// With less room than this, in bytes, a link stops runs that are under way: those of four links.
-const SHORT_BYTES: u64 = 64 << 20;
-/// A payload that made no progress for so long, in milliseconds, may have been stopped for want of room.
-const STOPPED_MS: u64 = 2_000;
-
 /// The spool's room as last told.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Room {
     /// As told, less what was let in since.
     pub(super) free_bytes: u64,
     pub(super) total_bytes: u64,
-    told_bytes: u64,
 }
 
 impl Default for Room {
     fn default() -> Self {
-        Self { free_bytes: u64::MAX, total_bytes: u64::MAX, told_bytes: u64::MAX }
+        Self { free_bytes: u64::MAX, total_bytes: u64::MAX }
     }
 }
 
@@ -112,11 +106,8 @@ impl Node {
     }
 
     pub(super) fn spool_room(&mut self, free_bytes: u64, total_bytes: u64) {
-        let before = self.room.told_bytes;
-        self.room = Room { free_bytes, total_bytes, told_bytes: free_bytes };
-        if before < SHORT_BYTES && free_bytes >= SHORT_BYTES {
-            self.want_stopped();
-        }
+        self.room = Room { free_bytes, total_bytes };
+        self.want_stopped();
         // Also when there is no more than before: what was let in may take less than was counted for it.
         if self.links.iter().any(|l| !l.put_off.is_empty()) {
             self.invite();
@@ -128,13 +119,24 @@ impl Node {
         self.room.free_bytes = self.room.free_bytes.saturating_sub(bytes);
     }
 
-    /// Payloads whose runs were stopped for want of room are wanted again now that there is some.
+    /// Units of a payload found no room on the disk: it is wanted again when what is missing has room.
+    pub(super) fn run_stopped(&mut self, root: Digest) {
+        if !self.custody.receiving(root).is_empty() {
+            self.stopped.insert(root);
+        }
+    }
+
     fn want_stopped(&mut self) {
-        for row in self.custody.all_receiving() {
-            let since = self.custody.get(row).map_or(0, |l| l.progress_ms);
-            if since + STOPPED_MS <= self.now.mono_ms {
-                self.want_again(row, false);
-            }
+        let mut free_bytes = self.room.free_bytes;
+        for root in std::mem::take(&mut self.stopped) {
+            let rows = self.custody.receiving(root);
+            let Some(live) = rows.first().and_then(|row| self.custody.get(*row)) else { continue };
+            let Some(left_bytes) = free_bytes.checked_sub(live.missing_bytes()) else {
+                self.stopped.insert(root);
+                continue;
+            };
+            free_bytes = left_bytes;
+            rows.into_iter().for_each(|row| self.want_again(row, false));
         }
     }
 

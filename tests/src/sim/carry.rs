@@ -330,7 +330,7 @@ impl World {
         let range = Range { first, count: units.len() as u64 };
         let bytes = units.iter().map(|unit| unit.len() as u64).sum();
         if !self.has_room(place, bytes) {
-            return;
+            return self.tell(place, Input::RunStopped { root });
         }
         // The daemon takes no unit before what vouches for it: the head for a page, the pages for chunks.
         let vouching = if first < layout.manifest_units() { 1 } else { layout.manifest_units() };
@@ -343,6 +343,9 @@ impl World {
         if self.on_spool(place, "store units", |s| s.store(root, layout, first, units)).is_some() {
             self.tell(place, Input::UnitsDurable { root, units: range });
             self.look_after(place);
+        } else {
+            // The daemon tells a full disk from a failing one; a node that failed hears nothing.
+            self.tell(place, Input::RunStopped { root });
         }
     }
 }
