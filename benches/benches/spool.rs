@@ -26,6 +26,10 @@ use tram_relay::output::{Op, Statement};
 use tram_relay::{Config, Input, Node, Now};
 use tramd::spool::{DiskOptions, DiskSpool, Spool};
 
+/// The daemon's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const NOW: Now = Now { mono_ms: 1_000_000, wall_ms: 1_800_000_000_000 };
 const ORIGIN: NodeId = NodeId([7; 16]);
 /// Messages of one turn of a measurement; with one in a commit fewer.
@@ -173,7 +177,7 @@ impl Rounds {
         let batches: Vec<Vec<(MessageRow, Op)>> =
             (0..count / batch).map(|n| messages(self.next + (n * batch) as u64, batch, 1024)).collect();
         self.next += count as u64;
-        let commit = |ops| self.spool.commit(ops).expect("commits");
+        let commit = |ops: Vec<Op>| self.spool.commit(&ops).expect("commits");
         ns_each(|| {
             for puts in batches {
                 let (rows, ops): (Vec<MessageRow>, Vec<Op>) = puts.into_iter().unzip();
@@ -262,10 +266,10 @@ fn upload() {
 fn fill(path: &Path, count: u64, clean: bool) {
     let spool = open(path);
     let node = NodeRow { incarnation: Incarnation([1; 16]), starts: 1, record: 0, clock_ms: 0 };
-    spool.commit(vec![Op::PutNode(node)]).expect("commits");
+    spool.commit(&[Op::PutNode(node)]).expect("commits");
     for from in (1..=count).step_by(1024) {
         let batch = (count + 1 - from).min(1024) as usize;
-        spool.commit(messages(from, batch, 512).into_iter().map(|(_, op)| op).collect()).expect("commits");
+        spool.commit(&messages(from, batch, 512).into_iter().map(|(_, op)| op).collect::<Vec<_>>()).expect("commits");
     }
     if !clean {
         std::process::abort();

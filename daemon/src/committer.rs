@@ -222,7 +222,7 @@ fn commit(
     let ops = newest(batch.into_iter().flat_map(|persist| persist.ops).collect());
     let mut full = false;
     loop {
-        match spool.commit(ops.clone()) {
+        match spool.commit(&ops) {
             // Who joins must not wait for space: nothing of it was acknowledged.
             Err(SpoolError::Full { .. }) if !waiting.is_closed() => {
                 if !std::mem::replace(&mut full, true) {

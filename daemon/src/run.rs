@@ -255,7 +255,7 @@ async fn restore(spool: &Arc<dyn Spool>, config: &Config, keys: &NodeKeys, clock
         inboxes.extend(declared);
         let row = NodeRow { starts: row.starts + 1, ..row };
         // Hello's counter must be durable before a neighbour hears it.
-        spool.commit(vec![tram_relay::output::Op::PutNode(row)])?;
+        spool.commit(&[tram_relay::output::Op::PutNode(row)])?;
         node.handle(Input::Start { node: row, inboxes }, clock.now());
         Ok::<_, SpoolError>(node)
     });

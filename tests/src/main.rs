@@ -11,6 +11,10 @@ use tram_tests::crash;
 use tramd::clock::Clock;
 use tramd::paths::Paths;
 
+/// The daemon's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     let code = match arguments.first().and_then(|first| first.to_str()) {

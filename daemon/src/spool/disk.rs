@@ -389,8 +389,8 @@ impl Spool for DiskSpool {
         super::restore::restore(&self.inner, each)
     }
 
-    fn commit(&self, ops: Vec<Op>) -> Result<(), SpoolError> {
-        let bytes = self.inner.write("commit", |t| super::commit::apply(t, &self.inner, &ops))?;
+    fn commit(&self, ops: &[Op]) -> Result<(), SpoolError> {
+        let bytes = self.inner.write("commit", |t| super::commit::apply(t, &self.inner, ops))?;
         self.inner.message_bytes.store(bytes, Ordering::Relaxed);
         Ok(())
     }

@@ -319,10 +319,10 @@ impl Spool for MemorySpool {
         Ok(Restored { node: store.node, inboxes: store.inboxes.values().cloned().collect(), next_row })
     }
 
-    fn commit(&self, ops: Vec<Op>) -> Result<(), SpoolError> {
+    fn commit(&self, ops: &[Op]) -> Result<(), SpoolError> {
         let mut store = lock(&self.store);
-        store.check(&ops)?;
-        ops.into_iter().for_each(|op| store.apply(op));
+        store.check(ops)?;
+        ops.iter().cloned().for_each(|op| store.apply(op));
         Ok(())
     }
 

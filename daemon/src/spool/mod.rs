@@ -257,7 +257,7 @@ pub trait Spool: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`SpoolError::Missing`] when a changed message is not there, [`SpoolError::Misuse`] for an unsigned statement.
-    fn commit(&self, ops: Vec<Op>) -> Result<(), SpoolError>;
+    fn commit(&self, ops: &[Op]) -> Result<(), SpoolError>;
 
     /// A message's envelope.
     ///

@@ -200,17 +200,17 @@ fn a_payload_goes_a_grace_period_after_its_last_reference_and_not_before() {
         };
         let room = spool.room().free_bytes;
         spool
-            .commit(vec![put(1, Some((root, bytes.len() as u64))), put(2, Some((root, bytes.len() as u64)))])
+            .commit(&[put(1, Some((root, bytes.len() as u64))), put(2, Some((root, bytes.len() as u64)))])
             .expect("commits");
         spool.sweep(HOUR_MS).expect("sweeps");
         spool.sweep(9 * HOUR_MS).expect("sweeps");
         there(true, "two messages refer to it");
         let gone = message_row(MessageId([0; 32]), 1);
-        spool.commit(vec![Op::SettleMessage { row: Row(1), message: gone, until_ms: 5 }]).expect("commits");
+        spool.commit(&[Op::SettleMessage { row: Row(1), message: gone, until_ms: 5 }]).expect("commits");
         spool.sweep(10 * HOUR_MS).expect("sweeps");
         spool.sweep(20 * HOUR_MS).expect("sweeps");
         there(true, "one message refers to it");
-        spool.commit(vec![Op::DeleteMessage { row: Row(2) }]).expect("commits");
+        spool.commit(&[Op::DeleteMessage { row: Row(2) }]).expect("commits");
         spool.sweep(30 * HOUR_MS).expect("sweeps");
         spool.sweep(31 * HOUR_MS - 1).expect("sweeps");
         there(true, "its grace has not passed");
@@ -267,7 +267,7 @@ fn a_full_spool_refuses_payloads_but_takes_commits() {
         assert!(matches!(error, SpoolError::Full { .. }), "{error}");
         drop(upload);
         spool.sweep(1).expect("sweeps");
-        spool.commit(vec![put(1, None)]).expect("commits");
+        spool.commit(&[put(1, None)]).expect("commits");
         let bytes = payload(17, CHUNK_BYTES * 2);
         let root = root_of(&bytes);
         let mut upload = spool.upload();
@@ -276,7 +276,7 @@ fn a_full_spool_refuses_payloads_but_takes_commits() {
         let again = vec![payload(18, CHUNK_BYTES)];
         let refused = spool.store(root, layout(&bytes), 2, again).expect_err("does not fit");
         assert!(matches!(refused, SpoolError::Full { .. }));
-        spool.commit(vec![put(2, None), Op::DeleteMessage { row: Row(1) }]).expect("commits");
+        spool.commit(&[put(2, None), Op::DeleteMessage { row: Row(1) }]).expect("commits");
         assert!(read_back(spool, root, layout(&bytes)).is_some(), "what was there is whole");
     }
 }
@@ -284,16 +284,16 @@ fn a_full_spool_refuses_payloads_but_takes_commits() {
 #[test]
 fn a_commit_is_done_whole_or_not_at_all() {
     check(|spool| {
-        spool.commit(vec![put(1, None)]).expect("commits");
+        spool.commit(&[put(1, None)]).expect("commits");
         let before = restored(spool);
         let wrong = Op::UpdateMessage { row: Row(7), message: message_row(MessageId([0; 32]), 1) };
-        let result = spool.commit(vec![put(2, None), Op::DeleteMessage { row: Row(1) }, wrong]);
+        let result = spool.commit(&[put(2, None), Op::DeleteMessage { row: Row(1) }, wrong]);
         assert!(matches!(result, Err(SpoolError::Missing { .. })));
         let unsigned = Statement::ToSign(Kind::Record, Bytes::new());
-        let result = spool.commit(vec![put(2, None), Op::PutRecord { node: NodeId([1; 16]), statement: unsigned }]);
+        let result = spool.commit(&[put(2, None), Op::PutRecord { node: NodeId([1; 16]), statement: unsigned }]);
         assert!(matches!(result, Err(SpoolError::Misuse { .. })));
         assert_eq!(restored(spool), before);
-        spool.commit(vec![put(2, None)]).expect("a refused commit stops nothing");
+        spool.commit(&[put(2, None)]).expect("a refused commit stops nothing");
     });
 }
 

@@ -369,7 +369,7 @@ impl World {
             let row = restored.node.unwrap_or(fresh);
             let row = NodeRow { starts: row.starts + 1, ..row };
             // Hello's counter must be durable before a neighbour hears it.
-            spool.commit(vec![Op::PutNode(row)])?;
+            spool.commit(&[Op::PutNode(row)])?;
             Ok((spool, row, restored.inboxes))
         });
         let (spool, row, mut inboxes) = match restored {
@@ -596,9 +596,9 @@ impl World {
         let noted = batch.iter().map(|persist| note(&persist.ops, node.id)).collect();
         let again = batch.clone();
         let done = sign_ops(&mut batch, &PlaceSigns(node.id)).expect("the signer signs");
-        let ops = batch.into_iter().flat_map(|persist| persist.ops).collect();
+        let ops: Vec<_> = batch.into_iter().flat_map(|persist| persist.ops).collect();
         let Some(spool) = node.spool.clone() else { return };
-        let committed = spool.commit(ops);
+        let committed = spool.commit(&ops);
         if let Err(SpoolError::Full { .. }) = committed
             && !node.disk.faults().is_some_and(tramd::spool::FaultFiles::is_cut)
         {

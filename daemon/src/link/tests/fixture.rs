@@ -204,7 +204,7 @@ impl Station {
         };
         let payload = inline.is_none().then_some((body.payload_root, body.payload_bytes));
         let envelope = Statement::Signed(signed);
-        self.spool.commit(vec![Op::PutMessage { row: Row(row), message, envelope, inline, payload }]).expect("stored");
+        self.spool.commit(&[Op::PutMessage { row: Row(row), message, envelope, inline, payload }]).expect("stored");
         id
     }
 }

@@ -132,7 +132,7 @@ async fn receipts_and_records_arrive_with_their_signers() {
     };
     let statement = Statement::Signed(sign(&pair.can_tho.keys, Kind::Receipt, receipt.encode()));
     let row = ReceiptRow { message, origin, until_ms: u64::MAX };
-    pair.can_tho.spool.commit(vec![Op::PutReceipt { row: Row(9), receipt: row, statement }]).expect("stored");
+    pair.can_tho.spool.commit(&[Op::PutReceipt { row: Row(9), receipt: row, statement }]).expect("stored");
     pair.up.put(Output::SendReceipt { link: pair.up.link, number: 4, row: Row(9) }).await;
     match pair.central.next_input().await {
         Input::Receipt { number, receipt: got, signer, .. } => {

@@ -64,7 +64,7 @@ impl Office {
             labels: vec![],
         });
         let row = NodeRow { incarnation: Incarnation(me.id.0), starts: 1, record: 0, clock_ms: 0 };
-        spool.commit(vec![Op::PutNode(row)]).expect("stored");
+        spool.commit(&[Op::PutNode(row)]).expect("stored");
         let inboxes = vec!["vanban".parse().expect("an inbox")];
         node.handle(Input::Start { node: row, inboxes }, clock.now());
 
@@ -158,7 +158,7 @@ async fn commit(mut commits: mpsc::Receiver<Persist>, spool: Arc<MemorySpool>, p
         let mut batch = vec![one];
         let done = sign_ops(&mut batch, &pen).expect("signed");
         for (persist, done) in batch.into_iter().zip(done) {
-            spool.commit(persist.ops).expect("stored");
+            spool.commit(&persist.ops).expect("stored");
             if engine.input(Input::Persisted { commit: done.commit, records: done.records }).await.is_err() {
                 return;
             }

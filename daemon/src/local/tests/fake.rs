@@ -215,7 +215,7 @@ impl Engine {
         let payload = asked.inline.is_none().then_some((asked.payload_root, asked.payload_bytes));
         let envelope = Statement::Signed(signed(statement));
         let op = Op::PutMessage { row, message, envelope, inline: asked.inline, payload };
-        self.spool.commit(vec![op]).expect("committed");
+        self.spool.commit(&[op]).expect("committed");
         for address in body.to {
             if let Some(waiting) = self.inboxes.get_mut(&address.inbox) {
                 waiting.push_back((row, id, address, false));
@@ -247,13 +247,13 @@ impl Engine {
         for state in [State::Arrived, State::Delivered] {
             let statement = Statement::Signed(signed(receipt(message, &address, state).encode()));
             let kept = Op::KeepReceipt { message, ordinal: 0, state, statement, until_ms: u64::MAX };
-            self.spool.commit(vec![kept]).expect("committed");
+            self.spool.commit(&[kept]).expect("committed");
             let (address, reason) = (address.clone(), Reason::None);
             let _ = self.events.send(Event::Progress { message, address, state, reason, at_ms: NOW_MS + 9 });
         }
         let mut known = self.spool.message(row).expect("reads").expect("there").message;
         known.recipients.iter_mut().for_each(|r| r.state = State::Delivered);
-        self.spool.commit(vec![Op::UpdateMessage { row, message: known }]).expect("committed");
+        self.spool.commit(&[Op::UpdateMessage { row, message: known }]).expect("committed");
         true
     }
 
@@ -352,7 +352,7 @@ pub(super) fn put_from(spool: &dyn Spool, row: u64, body: &Body) {
     };
     let envelope = Statement::Signed(signed(statement));
     let op = Op::PutMessage { row: Row(row), message, envelope, inline: Some(Bytes::new()), payload: None };
-    spool.commit(vec![op]).expect("committed");
+    spool.commit(&[op]).expect("committed");
 }
 
 fn body(asked: &Submission) -> Body {

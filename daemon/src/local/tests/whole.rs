@@ -56,7 +56,7 @@ impl Whole {
         let fresh = NodeRow { incarnation: Incarnation([2; 16]), starts: 0, record: 0, clock_ms: 0 };
         let row = restored.node.unwrap_or(fresh);
         let row = NodeRow { starts: row.starts + 1, ..row };
-        spool.commit(vec![Op::PutNode(row)]).expect("committed");
+        spool.commit(&[Op::PutNode(row)]).expect("committed");
         let inboxes = restored.inboxes.into_iter().chain(["vanban".parse().expect("inbox")]).collect();
         core.handle(Input::Start { node: row, inboxes }, clock.now());
         tokio::spawn(Engine::new(core, clock, requests, events, committer.queue().clone()).run());

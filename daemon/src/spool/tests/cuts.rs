@@ -97,7 +97,7 @@ impl Life {
                 continue;
             }
             if let Err(SpoolError::Failed { .. } | SpoolError::Stopped { .. }) = done {
-                let refused = spool.commit(Vec::new()).expect_err("stopped");
+                let refused = spool.commit(&[]).expect_err("stopped");
                 assert!(matches!(refused, SpoolError::Stopped { .. }), "life {}: {refused}", self.number);
                 return vec![memory, after];
             }

@@ -73,7 +73,7 @@ fn a_damaged_index_is_set_aside_and_a_new_life_begins() {
         let bytes = payload(41, CHUNK_BYTES + 9);
         let root = {
             let spool = open_on(&files);
-            spool.commit(vec![put(1, None)]).expect("commits");
+            spool.commit(&[put(1, None)]).expect("commits");
             upload(&spool, &bytes)
         };
         let file = files.open("spool.redb", Open::Existing).expect("is there");
@@ -97,7 +97,7 @@ fn a_damaged_page_is_fetched_again_and_its_references_stay_right() {
     let bytes = payload(42, CHUNK_BYTES * 3);
     let spool = open_on(&files);
     let (root, length) = (upload(&spool, &bytes), bytes.len() as u64);
-    spool.commit(vec![put(1, Some((root, length)))]).expect("commits");
+    spool.commit(&[put(1, Some((root, length)))]).expect("commits");
     let page = spool.unit(root, layout(&bytes), 1).expect("held");
     drop(spool);
     damage_page(&files, root, &page);
@@ -112,7 +112,7 @@ fn a_damaged_page_is_fetched_again_and_its_references_stay_right() {
     assert_eq!(held.iter().map(|r| (r.first, r.count)).collect::<Vec<_>>(), [(0, 1)], "the page is asked for again");
     spool.store(root, layout(&bytes), 1, vec![page]).expect("stores");
     assert!(read_back(&spool, root, layout(&bytes)).is_some());
-    spool.commit(vec![Op::DeleteMessage { row: Row(1) }]).expect("commits");
+    spool.commit(&[Op::DeleteMessage { row: Row(1) }]).expect("commits");
     (1..4).for_each(|n| spool.sweep(n * 2 * HOUR_MS).expect("sweeps"));
     assert_eq!(spool.scrub(&mut |_| true).expect("scrubs").chunks, 0, "nothing is left over");
     assert!(files.list("packs").expect("lists").is_empty());
@@ -157,7 +157,7 @@ fn bits_that_flip_in_the_index_cost_the_rows_beside_them_and_no_others() {
         let payload = (upload(&spool, &bytes), bytes.len() as u64);
         let all: Vec<Op> =
             (1..=MESSAGES).map(|row| if row == 7 { put(row, Some(payload)) } else { document(row) }).collect();
-        all.chunks(30).for_each(|ops| spool.commit(ops.to_vec()).expect("commits"));
+        all.chunks(30).for_each(|ops| spool.commit(ops).expect("commits"));
         let before = rows(&spool);
         if seed % 2 == 0 {
             drop(spool);
@@ -182,7 +182,7 @@ fn bits_that_flip_in_the_index_cost_the_rows_beside_them_and_no_others() {
         branches += usize::from(lost > 12);
         let whole = read_back(&spool, payload.0, layout(&bytes)).is_some();
         assert!(whole || lost > 0 || spool.held(payload.0, layout(&bytes)).is_ok(), "seed {seed}");
-        spool.commit(vec![put(1000, None)]).expect("commits");
+        spool.commit(&[put(1000, None)]).expect("commits");
     }
     eprintln!("{noticed} of 60 were noticed, {branches} cost more than two leaves; at worst {worst} rows were lost");
     assert!(noticed > 25 && branches <= 4, "{noticed} noticed, {branches} branches, at worst {worst} rows");

@@ -40,7 +40,7 @@ fn a_chunk_that_two_payloads_share_is_stored_once_and_outlives_the_first() {
     let second = upload(&spool, &more);
     let after: u64 = packs(dir.path()).iter().map(|p| p.metadata().expect("a file").len()).sum();
     assert!(after - before < 100, "only the last chunk is new");
-    spool.commit(vec![put(1, Some((second, more.len() as u64)))]).expect("commits");
+    spool.commit(&[put(1, Some((second, more.len() as u64)))]).expect("commits");
     spool.sweep(1).expect("sweeps");
     spool.sweep(2 * HOUR_MS).expect("sweeps");
     spool.sweep(9 * HOUR_MS).expect("sweeps");
@@ -193,7 +193,7 @@ fn a_newer_format_is_refused_and_left_alone() {
 fn a_damaged_row_goes_to_quarantine_and_the_rest_is_restored() {
     let dir = tempfile::tempdir().expect("a directory");
     let spool = open(dir.path());
-    spool.commit(vec![put(1, None), put(2, None), put(3, None)]).expect("commits");
+    spool.commit(&[put(1, None), put(2, None), put(3, None)]).expect("commits");
     drop(spool);
     let db = Database::open(dir.path().join("spool.redb")).expect("opens");
     let txn = db.begin_write().expect("begins");
@@ -221,11 +221,11 @@ fn a_damaged_row_goes_to_quarantine_and_the_rest_is_restored() {
 fn after_a_failed_write_nothing_more_is_written() {
     let dir = tempfile::tempdir().expect("a directory");
     let spool = open(dir.path());
-    spool.commit(vec![put(1, None)]).expect("commits");
+    spool.commit(&[put(1, None)]).expect("commits");
     std::fs::remove_dir_all(dir.path().join("packs")).expect("removes");
     let error = spool.upload().push(payload(19, CHUNK_BYTES)).expect_err("there is no directory for packs");
     assert!(matches!(error, SpoolError::Failed { .. }), "{error}");
-    assert!(matches!(spool.commit(vec![put(2, None)]), Err(SpoolError::Stopped { .. })));
+    assert!(matches!(spool.commit(&[put(2, None)]), Err(SpoolError::Stopped { .. })));
     assert!(matches!(spool.sweep(1), Err(SpoolError::Stopped { .. })));
     assert!(spool.message(Row(1)).expect("reads go on").is_some());
     assert_eq!(spool.message(Row(2)), Ok(None));
@@ -261,7 +261,7 @@ fn what_a_node_remembers_of_itself_survives_a_kill() {
     let spool = open(dir.path());
     assert_eq!(spool.restore(&mut |_| {}).expect("restores").node, None);
     let node = NodeRow { incarnation: Incarnation([3; 16]), starts: 1, record: 2, clock_ms: 3 };
-    spool.commit(vec![Op::PutNode(node), put(4, None)]).expect("commits");
+    spool.commit(&[Op::PutNode(node), put(4, None)]).expect("commits");
     let (_copy, copy) = killed(dir.path());
     assert_eq!(restored(&copy), restored(&spool));
     assert_eq!(copy.restore(&mut |_| {}).expect("restores").next_row, 5);
@@ -270,7 +270,7 @@ fn what_a_node_remembers_of_itself_survives_a_kill() {
 #[test]
 fn a_spool_of_another_node_is_refused_and_one_that_does_not_know_is_adopted() {
     let dir = tempfile::tempdir().expect("a directory");
-    open(dir.path()).commit(vec![put(1, None)]).expect("commits");
+    open(dir.path()).commit(&[put(1, None)]).expect("commits");
     let of = |node| DiskSpool::open(dir.path(), DiskOptions { node: Some(node), ..options() });
     let (this, other) = (NodeId([0xa1; 16]), NodeId([0xb2; 16]));
     assert!(of(this).expect("adopted").message(Row(1)).expect("reads").is_some());

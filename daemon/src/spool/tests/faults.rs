@@ -110,7 +110,7 @@ fn a_spool_does_the_same_operations_every_time() {
                 let mut upload = spool.upload();
                 upload.push(bytes)?;
                 let payload = upload.finish()?;
-                spool.commit(vec![
+                spool.commit(&[
                     put(row, Some(payload)),
                     put(row + 100, None),
                     Op::DeleteMessage { row: Row(row / 2) },

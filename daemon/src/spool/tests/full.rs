@@ -27,7 +27,7 @@ fn fill(files: &FaultFiles, other: &Arc<dyn OpenFile>) {
 /// Commits until one does not fit; answers the first row that is not there.
 fn until_full(spool: &DiskSpool, mut row: u64) -> u64 {
     loop {
-        match spool.commit(vec![put(row, None)]) {
+        match spool.commit(&[put(row, None)]) {
             Ok(()) => row += 1,
             Err(SpoolError::Full { .. }) => return row,
             Err(error) => panic!("{error}"),
@@ -38,7 +38,7 @@ fn until_full(spool: &DiskSpool, mut row: u64) -> u64 {
 #[test]
 fn a_disk_filled_by_others_stops_nothing_for_good() {
     let (files, other, spool) = shared();
-    spool.commit(vec![put(1, None)]).expect("commits");
+    spool.commit(&[put(1, None)]).expect("commits");
     let before = spool.room();
     assert!(before.free_bytes > 0 && before.total_bytes >= before.free_bytes);
     fill(&files, &other);
@@ -49,7 +49,7 @@ fn a_disk_filled_by_others_stops_nothing_for_good() {
         spool.upload().push(payload(1, CHUNK_BYTES)).expect_err("no payload may take what acknowledgements need");
     assert!(matches!(refused, SpoolError::Full { .. }));
     for _ in 0..3 {
-        let refused = spool.commit(vec![put(row, None)]).expect_err("there is no space at all");
+        let refused = spool.commit(&[put(row, None)]).expect_err("there is no space at all");
         assert!(matches!(refused, SpoolError::Full { .. }), "{refused}");
     }
     assert!(spool.message(Row(row - 1)).expect("reads go on").is_some());
@@ -60,7 +60,7 @@ fn a_disk_filled_by_others_stops_nothing_for_good() {
     if let Ok(copy) = copy {
         assert_eq!(restored(&copy), looked, "what was acknowledged on the full disk");
     }
-    spool.commit(vec![put(row, None)]).expect("commits again");
+    spool.commit(&[put(row, None)]).expect("commits again");
     spool.sweep(1).expect("sweeps");
     assert!(spool.room().free_bytes > RESERVE_BYTES, "the reserve is set aside again");
     let bytes = payload(2, CHUNK_BYTES * 2);
@@ -80,7 +80,7 @@ fn an_append_that_meets_a_full_disk_leaves_nothing_behind() {
     let refused = running.push(bytes.slice(CHUNK_BYTES * 2..)).expect_err("it is full");
     assert!(matches!(refused, SpoolError::Full { .. }), "{refused}");
     drop(running);
-    spool.commit(vec![put(1, None)]).expect("acknowledgements go on");
+    spool.commit(&[put(1, None)]).expect("acknowledgements go on");
     other.set_len(0).expect("goes away");
     spool.sweep(1).expect("sweeps");
     assert_eq!(files.list("packs").expect("lists").len(), 0);
@@ -91,7 +91,7 @@ fn an_append_that_meets_a_full_disk_leaves_nothing_behind() {
 fn a_node_starts_on_a_full_disk_as_long_as_it_has_its_reserve() {
     for killed in [false, true] {
         let (files, other, spool) = shared();
-        (1..200).for_each(|row| spool.commit(vec![put(row, None)]).expect("commits"));
+        (1..200).for_each(|row| spool.commit(&[put(row, None)]).expect("commits"));
         let files = if killed {
             fill(&files, &other);
             files.after_power_cut(1)
@@ -103,7 +103,7 @@ fn a_node_starts_on_a_full_disk_as_long_as_it_has_its_reserve() {
         let options = DiskOptions { reserve_bytes: RESERVE_BYTES, ..options() };
         let spool = DiskSpool::open_on(Arc::new(files), options).expect("opens");
         assert_eq!(spool.list(1000, None).expect("lists").len(), 199);
-        spool.commit(vec![put(200, None)]).expect("acknowledgements go on");
+        spool.commit(&[put(200, None)]).expect("acknowledgements go on");
     }
 }
 

@@ -1,5 +1,5 @@
-//! A spool that release 0.1.0 would have left behind opens, and everything is found. The redb file is kept as its pages
-//! that are not all zeros, each after its number (8 bytes, big endian).
+//! Spools that releases 0.1.0, and 0.2.0 with checks on its rows, would have left behind open, and everything is found. The
+//! redb file is kept as its pages that are not all zeros, each after its number (8 bytes, big endian).
 
 use std::path::PathBuf;
 
@@ -10,8 +10,11 @@ use super::*;
 
 const PAGE: usize = 4096;
 
-fn golden() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/spool-v1")
+/// What the present release writes.
+const LATEST: &str = "spool-v1-checked";
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
 }
 
 fn document() -> Bytes {
@@ -50,20 +53,27 @@ fn content() -> Vec<Op> {
 
 fn fill(spool: &dyn Spool) {
     upload(spool, &document());
-    spool.commit(content()).expect("commits");
+    spool.commit(&content()).expect("commits");
     spool.put_chain(&[Bytes::from_static(b"leaf"), Bytes::from_static(b"issuer")]).expect("keeps");
 }
 
 #[test]
-fn a_spool_of_format_1_opens_and_everything_is_found() {
+fn spools_of_format_1_open_and_everything_is_found() {
+    for name in ["spool-v1", LATEST] {
+        check(&golden(name));
+    }
+}
+
+#[track_caller]
+fn check(golden: &Path) {
     let dir = tempfile::tempdir().expect("a directory");
     let files = DirFiles::new(dir.path()).expect("makes");
     let rows = files.open("spool.redb", Open::Empty).expect("makes");
-    for page in std::fs::read(golden().join("spool.redb.pages")).expect("is there").chunks(8 + PAGE) {
+    for page in std::fs::read(golden.join("spool.redb.pages")).expect("is there").chunks(8 + PAGE) {
         let (number, page) = page.split_first_chunk().expect("a number");
         rows.write_at(page, u64::from_be_bytes(*number) * PAGE as u64).expect("writes");
     }
-    std::fs::copy(golden().join("00000001.pack"), dir.path().join("packs/00000001.pack")).expect("copies");
+    std::fs::copy(golden.join("00000001.pack"), dir.path().join("packs/00000001.pack")).expect("copies");
     drop(rows);
     let spool = DiskSpool::open(dir.path(), DiskOptions { node: Some(NodeId([1; 16])), ..options() }).expect("opens");
     let expected = MemorySpool::default();
@@ -94,7 +104,7 @@ fn write_the_golden_spool() {
         pages.extend_from_slice(&number.to_be_bytes());
         pages.extend_from_slice(page);
     }
-    std::fs::create_dir_all(golden()).expect("makes");
-    std::fs::write(golden().join("spool.redb.pages"), pages).expect("writes");
-    std::fs::copy(dir.path().join("packs/00000001.pack"), golden().join("00000001.pack")).expect("copies");
+    std::fs::create_dir_all(golden(LATEST)).expect("makes");
+    std::fs::write(golden(LATEST).join("spool.redb.pages"), pages).expect("writes");
+    std::fs::copy(dir.path().join("packs/00000001.pack"), golden(LATEST).join("00000001.pack")).expect("copies");
 }

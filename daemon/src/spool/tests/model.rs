@@ -131,7 +131,7 @@ pub(super) fn look(spool: &dyn Spool, touch: bool) -> Vec<String> {
 
 pub(super) fn act(spool: &dyn Spool, origin: &MemorySpool, step: &Step, now_ms: u64) -> Result<(), SpoolError> {
     match step {
-        Step::Commit(ops) => spool.commit(ops.clone()),
+        Step::Commit(ops) => spool.commit(ops),
         Step::Upload(seed) => {
             let mut upload = spool.upload();
             bytes_of(*seed).chunks(100_000).try_for_each(|part| upload.push(Bytes::copy_from_slice(part)))?;
