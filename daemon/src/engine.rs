@@ -273,6 +273,9 @@ fn log(event: &Event) {
             tracing::error!(%peer, %why, "ALARM: a neighbour's spool was rolled back or its disk cloned; its mail is held until an admin has looked");
         }
         Event::Retired { node, by } => warn!(%node, %by, "a spool was declared lost; origins offer again"),
+        Event::MessageDamaged { message } => {
+            tracing::error!(id = %message, "ALARM: the disk lost a message; it is left out of its inbox and goes to quarantine at the next start; check the disk");
+        }
         Event::PayloadDamaged { message, missing_bytes } => {
             tracing::error!(id = %message, missing_bytes, "ALARM: the disk lost part of a payload; it is fetched again when offered; check the disk");
         }

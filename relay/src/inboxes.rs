@@ -126,6 +126,16 @@ impl Inboxes {
         taker.held.remove(&row).map(|_| taker.inbox.clone())
     }
 
+    /// Ends one hold that brought nothing; whether there was one.
+    pub(crate) fn pass_over(&mut self, consumer: Consumer, row: Row) -> bool {
+        let Some(taker) = self.takers.get_mut(&consumer) else { return false };
+        let held = taker.held.remove(&row).is_some();
+        if held {
+            taker.credit = taker.credit.saturating_add(1);
+        }
+        held
+    }
+
     /// Ends a consumer; what it held has to be put back.
     pub(crate) fn leave(&mut self, consumer: Consumer) -> Vec<(Inbox, Row)> {
         let taker = self.takers.remove(&consumer);

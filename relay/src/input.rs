@@ -353,6 +353,13 @@ pub enum Input {
         /// Whom to answer once that is durable.
         ticket: Ticket,
     },
+    /// The spool cannot give what an application was to get.
+    Unreadable {
+        /// Who.
+        consumer: Consumer,
+        /// Which.
+        row: Row,
+    },
     /// An application gives a message back, to itself or another.
     GaveBack {
         /// Who.

@@ -218,6 +218,7 @@ impl Node {
             Input::Submit { ticket, submission } => self.submit(ticket, *submission),
             Input::Take { consumer, inbox, credit, lease_ms } => self.take(consumer, inbox, credit, lease_ms),
             Input::Took { consumer, row, ticket } => self.took(consumer, row, ticket),
+            Input::Unreadable { consumer, row } => self.unreadable(consumer, row),
             Input::GaveBack { consumer, row } => self.gave_back(consumer, row),
             Input::Renew { consumer, row } => self.inboxes.renew(consumer, row, self.now.mono_ms),
             Input::Left { consumer } => self.left(consumer),

@@ -371,6 +371,11 @@ pub enum Event {
         /// By whom.
         by: NodeName,
     },
+    /// A message for an inbox here cannot be read; it waits outside the inbox, and the next start moves it to quarantine.
+    MessageDamaged {
+        /// Which.
+        message: MessageId,
+    },
     /// A payload that was whole here has lost units to a damaged disk.
     PayloadDamaged {
         /// Of which message.

@@ -182,12 +182,27 @@ impl Stream {
 
     async fn carry_one(&self, delivery: Delivery) -> Result<(), Status> {
         let (spool, row) = (self.door.spool.clone(), delivery.row);
-        let found = blocking(move || Ok(spool.message(row)?.zip(Some(spool.inline(row)?)))).await?;
-        let Some((stored, inline)) = found else {
+        let found = blocking(move || match spool.message(row).and_then(|m| Ok(m.zip(Some(spool.inline(row)?)))) {
+            Err(why @ (SpoolError::Missing { .. } | SpoolError::Unreadable { .. })) => Ok(Err(why.to_string())),
+            found => Ok(Ok(found?)),
+        });
+        let read = match found.await? {
             // It ended in the meantime; the core knows.
-            return self.give_back(row).await;
+            Ok(None) => return self.give_back(row).await,
+            Ok(Some((stored, inline))) => {
+                let body = Body::decode(&stored.envelope.statement);
+                body.map(|body| (body, inline)).map_err(|why| why.to_string())
+            }
+            Err(why) => Err(why),
         };
-        let body = Body::decode(&stored.envelope.statement).map_err(|error| refusal::damaged(&error))?;
+        let (body, inline) = match read {
+            Ok(read) => read,
+            Err(why) => {
+                tracing::error!(id = %delivery.id, %why, "a message cannot be read");
+                let input = Input::Unreadable { consumer: self.consumer, row };
+                return self.door.engine.input(input).await.map_err(|_| refusal::stopping());
+            }
+        };
         self.event(Event::Message(header(&delivery, &body))).await?;
         match inline {
             Some(payload) if payload.is_empty() => {}

@@ -45,6 +45,14 @@ impl MemorySpool {
         Self { store: Arc::default(), max_bytes, grace_ms }
     }
 
+    /// Makes a message unreadable.
+    #[cfg(test)]
+    pub fn damage(&self, id: &MessageId) {
+        let mut store = lock(&self.store);
+        let row = store.ids.get(id).copied();
+        store.unreadable.extend(row);
+    }
+
     /// Another spool with the same in it.
     #[must_use]
     pub fn copy(&self) -> Self {
@@ -92,6 +100,8 @@ struct Store {
     payloads: BTreeMap<Digest, Payload>,
     chunks: BTreeMap<Digest, Chunk>,
     touched: BTreeSet<Digest>,
+    #[cfg(test)]
+    unreadable: BTreeSet<u64>,
     used_bytes: u64,
 }
 
@@ -336,7 +346,13 @@ impl Spool for MemorySpool {
     }
 
     fn message(&self, row: Row) -> Result<Option<StoredMessage>, SpoolError> {
-        Ok(lock(&self.store).messages.get(&row.0).map(|m| Store::stored(row.0, m)))
+        let store = lock(&self.store);
+        #[cfg(test)]
+        if store.unreadable.contains(&row.0) {
+            let (path, which, why) = ("(in memory)".into(), row.0.to_string(), "its check does not fit".into());
+            return Err(SpoolError::Unreadable { path, what: "message in row", which, why });
+        }
+        Ok(store.messages.get(&row.0).map(|m| Store::stored(row.0, m)))
     }
 
     fn find(&self, id: &MessageId) -> Result<Option<Row>, SpoolError> {

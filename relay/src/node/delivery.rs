@@ -66,6 +66,20 @@ impl Node {
         }
     }
 
+    /// It leaves every inbox, and its credit serves the next: else what cannot be read would keep all behind it. Its row
+    /// stays, for whoever can repair it.
+    pub(super) fn unreadable(&mut self, consumer: Consumer, row: Row) {
+        if !self.inboxes.pass_over(consumer, row) {
+            return;
+        }
+        let Some(live) = self.custody.get(row) else { return };
+        let (message, precedence) = (live.message.id, live.precedence);
+        let inboxes: Vec<Inbox> = live.to.iter().map(|address| address.inbox.clone()).collect();
+        inboxes.iter().for_each(|inbox| self.inboxes.withdraw(inbox, precedence, row));
+        self.outputs.push_back(Output::Event(Event::MessageDamaged { message }));
+        self.hand_out();
+    }
+
     pub(super) fn left(&mut self, consumer: Consumer) {
         let rows = self.inboxes.leave(consumer);
         self.put_back(rows);

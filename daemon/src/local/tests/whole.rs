@@ -151,6 +151,29 @@ async fn several_applications_share_an_inbox_and_each_message_goes_to_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_read_keeps_nothing_behind_it() {
+    let spool = MemorySpool::default();
+    let whole = Whole::with(Arc::new(spool.clone()), Clock::default(), false).await;
+    let (client, mut events) = (client(&whole.node).await, whole.node.engine.events());
+    let damaged = client.send(to_vanban(), &b"x"[..], |_| ()).await.expect("submitted");
+    let whole_one = client.send(to_vanban(), &b"y"[..], |_| ()).await.expect("submitted");
+    spool.damage(&damaged);
+    let mut inbound = open(&client, 1).await;
+    let (delivery, id, ..) = within(take(&mut inbound)).await;
+    assert_eq!(id, whole_one);
+    inbound.ack(delivery).await.expect("acknowledged");
+    assert_eq!(within(inbound.settle()).await.expect("settled"), 0);
+    let told = async {
+        loop {
+            if let Event::MessageDamaged { message } = events.recv().await.expect("runs") {
+                return message;
+            }
+        }
+    };
+    assert_eq!(within(told).await, damaged);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_an_application_held_when_it_died_goes_to_the_others_once() {
     let whole = Whole::start().await;
     let client = client(&whole.node).await;
