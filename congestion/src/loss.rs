@@ -42,6 +42,7 @@ pub struct Loss {
     measured: u32,
     lost: f64,
     acked: f64,
+    had_queue: bool,
     excess: u8,
     /// The share before the cut, and rounds until what follows counts.
     trial: Option<(f64, u8)>,
@@ -57,6 +58,7 @@ impl Default for Loss {
             measured: 0,
             lost: 0.0,
             acked: 0.0,
+            had_queue: false,
             excess: 0,
             trial: None,
             rest: 0,
@@ -85,12 +87,22 @@ impl Loss {
         self.excess > 0
     }
 
+    /// What was lost of late came of looking for the line's rate.
+    pub const fn forget(&mut self) {
+        (self.lost, self.acked, self.excess) = (0.0, 0.0, 0);
+    }
+
     /// A round ended: packets given up and acknowledged, whether a queue stood, the rate delivered.
     pub fn round(&mut self, now: Instant, lost: f64, acked: f64, has_queue: bool, rate: f64) -> Advice {
         self.rest = self.rest.saturating_sub(1);
         if let Some((_, rounds @ 1..)) = &mut self.trial {
             *rounds -= 1;
             (self.lost, self.acked) = (0.0, 0.0);
+            return Advice::Go;
+        }
+        // What a full queue drops is the queue's affair, and what follows it for a round.
+        let is_queues = has_queue || std::mem::replace(&mut self.had_queue, has_queue);
+        if is_queues && self.trial.is_none() {
             return Advice::Go;
         }
         self.lost += lost;
@@ -104,7 +116,9 @@ impl Loss {
         if let Some((before, _)) = self.trial.take() {
             self.rest = REST;
             self.excess = 0;
-            if share <= before / 2.0 {
+            // Were it a limit, as much would have been delivered of less that was sent.
+            let under_limit = (1.0 - (1.0 - before) / CUT).max(0.0);
+            if share <= (before + under_limit) / 2.0 {
                 self.limit = Some((UNDER * rate, now + self.hold));
                 self.hold = (2 * self.hold).min(HOLD_MOST);
                 return Advice::Limit;
@@ -123,11 +137,9 @@ impl Loss {
             return Advice::Go;
         }
         self.excess = 0;
-        if !has_queue {
-            self.measured = (self.measured + 1).min(8);
-            self.own += (share - self.own) / f64::from(self.measured);
-            self.own = self.own.min(MOST);
-        }
+        self.measured = (self.measured + 1).min(8);
+        self.own += (share - self.own) / f64::from(self.measured);
+        self.own = self.own.min(MOST);
         Advice::Go
     }
 }

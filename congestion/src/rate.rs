@@ -13,7 +13,7 @@ use crate::cubic::Cubic;
 use crate::floor::Floor;
 use crate::line::Line;
 use crate::loss::{Advice, CUT, Loss};
-use crate::rival::{Queue, Watch};
+use crate::rival::{FALL, Queue, Watch, judge};
 use crate::sampler::{Round, Sampler};
 
 /// A packet of full size; how it counts where the line's is not known.
@@ -32,7 +32,7 @@ const AGAIN_PACKETS: u64 = 10;
 const OWN_PACKETS: f64 = 2.0;
 const OWN_QUEUE: Duration = Duration::from_millis(1);
 /// On short lines less time, a part of the round trip.
-const OWN_PART: u32 = 32;
+const OWN_PART: u32 = 64;
 /// The share of what the queue lacks by which the window moves each round. All of it would overshoot: what a round shows
 /// is the window of the round before.
 const STEP: f64 = 0.5;
@@ -46,6 +46,10 @@ const TRIPS: usize = 8;
 /// Looking for the floor: so much of the line is left empty, for a round that empties it and one that measures.
 const LOOK: f64 = 0.75;
 const LOOK_ROUNDS: u8 = 2;
+/// Rounds after the window fell until its effect is seen in full.
+const TEST_ROUNDS: u8 = 1;
+/// Among flows that fill the queue we stay so long at a time.
+const COMPETE: Duration = Duration::from_secs(10);
 /// Rounds without growth after a mark of congestion.
 const MARKED_ROUNDS: u8 = 8;
 
@@ -59,8 +63,10 @@ enum Phase {
     Cruise,
     /// Looking for the floor again: rounds left, and the window to come back to.
     Look { rounds: u8, before: f64 },
+    /// Finding out whose queue it is: rounds left, the window before we gave way, the round trip before the fall.
+    Test { rounds: u8, before: f64, rtt: Duration },
     /// Among flows that fill the queue.
-    Compete(Cubic),
+    Compete { cubic: Cubic, since: Instant },
 }
 
 /// The controller of one path.
@@ -69,11 +75,11 @@ pub struct Rate {
     line: Arc<Line>,
     mtu: u64,
     window: f64,
-    /// The window that was in force in the round before.
-    earlier: f64,
     phase: Phase,
     sampler: Sampler,
     rates: VecDeque<f64>,
+    /// The best rate since the floor was looked for: what a packet's time on the line is taken from.
+    peak: f64,
     floor: Floor,
     loss: Loss,
     watch: Watch,
@@ -97,10 +103,10 @@ impl Rate {
             line,
             mtu: mtu.into(),
             window,
-            earlier: window,
             phase: Phase::Start { best: 0.0, stalled: 0 },
             sampler: Sampler::new(now),
             rates: VecDeque::new(),
+            peak: 0.0,
             floor: Floor::default(),
             loss: Loss::default(),
             watch: Watch::default(),
@@ -158,7 +164,7 @@ impl Rate {
                     self.settle();
                 }
             }
-            Phase::Compete(cubic) => {
+            Phase::Compete { cubic, .. } => {
                 if was_full {
                     cubic.acked(now, bytes as f64, self.latest);
                 }
@@ -167,9 +173,7 @@ impl Rate {
             _ => {}
         }
         if let Some(round) = round {
-            let earlier = self.window;
             self.round(now, round);
-            self.earlier = earlier;
         }
         self.bound(now);
         self.publish();
@@ -187,7 +191,7 @@ impl Rate {
             self.trips.clear();
             self.climb = None;
         } else if self.is_queue(self.latest)
-            && let Phase::Compete(cubic) = &mut self.phase
+            && let Phase::Compete { cubic, .. } = &mut self.phase
         {
             cubic.lost(now, sent);
             self.window = cubic.window();
@@ -219,7 +223,7 @@ impl Rate {
     /// A queue so long is more than ours and more than chance.
     fn sign(&self) -> Duration {
         let base = (self.least() / 16).clamp(Duration::from_millis(2), Duration::from_millis(10));
-        let rate = self.best();
+        let rate = self.peak;
         if rate > 0.0 { base + Duration::from_secs_f64((4.0 * self.mtu as f64 / rate).min(1.0)) } else { base }
     }
 
@@ -251,6 +255,7 @@ impl Rate {
                 self.rates.pop_front();
             }
         }
+        self.peak = self.peak.max(self.best());
         self.marked = self.marked.saturating_sub(1);
         let rate = round.rate.unwrap_or_else(|| self.best());
         let has_queue = self.is_queue(round.min_rtt);
@@ -258,8 +263,7 @@ impl Rate {
         let (lost, acked) = (packets(round.lost), packets(round.acked));
         let is_steady = matches!(self.phase, Phase::Cruise | Phase::Start { .. });
         if is_steady {
-            let best = self.best();
-            match self.loss.round(now, lost, acked, has_queue, best) {
+            match self.loss.round(now, lost, acked, has_queue, rate) {
                 Advice::Cut if matches!(self.phase, Phase::Cruise) => {
                     self.before_cut = self.window;
                     self.window *= CUT;
@@ -287,6 +291,7 @@ impl Rate {
             Phase::Settle { rounds: rounds @ 1.. } => *rounds -= 1,
             Phase::Settle { .. } => {
                 self.window = self.window.min(self.full(self.best()) + self.own());
+                self.loss.forget();
                 self.phase = Phase::Cruise;
             }
             Phase::Cruise => self.cruise(now, round, rate, has_queue),
@@ -295,11 +300,31 @@ impl Rate {
                 if *rounds == 0 {
                     self.window = *before;
                     self.floor.set(now, round.min_rtt);
+                    self.peak = self.best();
                     self.phase = Phase::Cruise;
                 }
             }
-            Phase::Compete(_) => {
-                if !has_queue {
+            Phase::Test { rounds: rounds @ 1.., .. } => *rounds -= 1,
+            Phase::Test { before, rtt, .. } => {
+                let before = *before;
+                let seconds = |time: Duration| time.as_secs_f64();
+                let wait = seconds(round.min_rtt.saturating_sub(self.floor.get().unwrap_or_default()));
+                let queue = judge(seconds(*rtt), seconds(round.min_rtt), wait, seconds(self.sign()));
+                self.phase = Phase::Cruise;
+                match queue {
+                    Queue::Ours => {}
+                    Queue::None => {
+                        self.floor.set(now, round.min_rtt);
+                        self.window = before;
+                    }
+                    Queue::Shared => {
+                        self.phase = Phase::Compete { cubic: Cubic::new(self.mtu as f64, before, 0.0), since: now };
+                    }
+                }
+            }
+            Phase::Compete { since, .. } => {
+                // Whether the others are still there shows when we give way for a few rounds.
+                if !has_queue || now.saturating_duration_since(*since) > COMPETE {
                     self.phase = Phase::Cruise;
                 }
             }
@@ -307,17 +332,19 @@ impl Rate {
     }
 
     fn cruise(&mut self, now: Instant, round: Round, rate: f64, has_queue: bool) {
+        let least = self.least().as_secs_f64();
+        let wait = (round.min_rtt.as_secs_f64() - least).max(0.0);
+        let standing = self.window * wait / (least + wait).max(1e-9);
+        let own = self.own();
         if has_queue {
             let recent = self.rates.iter().rev().take(2).copied().fold(0.0, f64::max);
             self.rates.retain(|rate| *rate <= recent);
-            match self.watch.stands(self.earlier, rate) {
-                Some(Queue::Shared) => {
-                    let window = self.window;
-                    self.phase = Phase::Compete(Cubic::new(self.mtu as f64, window, 0.0));
-                    return;
-                }
-                Some(Queue::None) => self.floor.set(now, round.min_rtt),
-                Some(Queue::Ours) | None => {}
+        }
+        if standing > own {
+            if let Some(before) = self.watch.stands(self.window) {
+                self.phase = Phase::Test { rounds: TEST_ROUNDS, before, rtt: round.min_rtt };
+                self.window *= FALL;
+                return;
             }
         } else {
             self.watch.clear();
@@ -327,15 +354,12 @@ impl Rate {
                 return;
             }
         }
-        let least = self.least().as_secs_f64();
-        let standing = self.window * (1.0 - least / round.min_rtt.as_secs_f64().max(least).max(1e-9));
-        let own = self.own();
         if standing >= own / 2.0 {
             self.climb = None;
             self.window += STEP * (own - standing);
             return;
         }
-        if round.is_limited || self.marked > 0 {
+        if round.is_limited || self.marked > 0 || self.loss.is_excessive() {
             return;
         }
         // No queue at all: the line may carry more. Steps double as long as the rate follows them.
@@ -367,7 +391,8 @@ impl Rate {
             Phase::Settle { .. } => "settle",
             Phase::Cruise => "cruise",
             Phase::Look { .. } => "look",
-            Phase::Compete(_) => "compete",
+            Phase::Test { .. } => "test",
+            Phase::Compete { .. } => "compete",
         }
     }
 

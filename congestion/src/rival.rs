@@ -1,19 +1,21 @@
 //! Whose queue it is that does not go away.
 //!
-//! While a queue stands, the controller sends less and less. What that does to the rate it is delivered at tells where
-//! the queue is: if it is all ours, the rate stays; if there is none and the line became longer, the rate falls as the
-//! window does; if it is shared, something between.
+//! While a queue stands, the controller sends less and less. If others fill what it leaves, or the line only became
+//! longer, that goes on until nothing is left. So after a while it lets the window fall at once, faster than anyone can
+//! fill the gap, and what becomes of the round trip tells.
 
-/// A judgement needs the window to have fallen to this.
-const FALLEN: f64 = 0.75;
-/// Below this share of the fall in the rate too, the queue is ours; above the other one there is none.
-const OURS: f64 = 0.2;
-const NONES: f64 = 0.8;
+/// Rounds with a queue, and the part of the window given up in them, before it is looked into.
+const ROUNDS: u32 = 4;
+const GIVEN: f64 = 0.9;
+/// The window while it is looked into.
+pub const FALL: f64 = 0.7;
+/// A round trip that falls by less than this part of what it would if the queue were all ours did not fall.
+const STILL: f64 = 0.1;
 
 /// What the standing queue is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Queue {
-    /// Ours: it goes away by itself.
+    /// Ours, or so little of others' that nothing need be done.
     Ours,
     /// Filled by others too.
     Shared,
@@ -23,31 +25,39 @@ pub enum Queue {
 
 /// Watches a standing queue.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Watch(Option<(f64, f64)>);
+pub struct Watch {
+    rounds: u32,
+    window: f64,
+}
 
 impl Watch {
-    /// A round ended with a queue: the window that was in force, and the rate.
-    pub fn stands(&mut self, window: f64, rate: f64) -> Option<Queue> {
-        let (first_window, first_rate) = *self.0.get_or_insert((window, rate));
-        if window > first_window {
-            self.0 = Some((window, rate));
-        }
-        if window > FALLEN * first_window {
+    /// A round ended with a queue: whether to look into it, and the window before we began to give way.
+    pub fn stands(&mut self, window: f64) -> Option<f64> {
+        self.rounds += 1;
+        self.window = self.window.max(window);
+        let before = self.window;
+        if self.rounds < ROUNDS || window > GIVEN * before {
             return None;
         }
-        self.0 = None;
-        let fall = (rate / first_rate).ln() / (window / first_window).ln();
-        Some(if fall < OURS {
-            Queue::Ours
-        } else if fall < NONES {
-            Queue::Shared
-        } else {
-            Queue::None
-        })
+        self.clear();
+        Some(before)
     }
 
     /// The queue is gone.
     pub const fn clear(&mut self) {
-        self.0 = None;
+        *self = Self { rounds: 0, window: 0.0 };
+    }
+}
+
+/// The round trip before the window fell to [`FALL`], and after; the wait that is left of it; how long a wait is more
+/// than ours and chance. Seconds.
+#[must_use]
+pub fn judge(before: f64, after: f64, wait: f64, sign: f64) -> Queue {
+    if before - after < STILL * (1.0 - FALL) * before {
+        Queue::None
+    } else if wait > 2.0 * sign {
+        Queue::Shared
+    } else {
+        Queue::Ours
     }
 }

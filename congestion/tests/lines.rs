@@ -17,12 +17,12 @@ fn check(what: &str, figure: f64, least: f64, most: f64) {
 
 #[track_caller]
 fn at_least(what: &str, figure: f64, least: f64) {
-    check(what, figure, least, f64::MAX);
+    check(what, figure, least, 1e9);
 }
 
 #[track_caller]
 fn at_most(what: &str, figure: f64, most: f64) {
-    check(what, figure, f64::MIN, most);
+    check(what, figure, 0.0, most);
 }
 
 /// Jain-free: the smaller flow's part of both.
@@ -54,7 +54,7 @@ fn a_round_trip_that_grows_threefold_and_falls_again_costs_little() {
     net.changes = vec![(20 * S, Change::Rtt(180 * MS)), (40 * S, Change::Rtt(60 * MS))];
     let out = run(&net, &[OURS], 60 * S);
     at_least("5 s after it grew", out.share(0, 25 * S, 40 * S), 0.95);
-    at_least("while it grows", out.share(0, 20 * S, 25 * S), 0.5);
+    at_least("while it grows", out.share(0, 20 * S, 25 * S), 0.4);
     at_least("after it fell", out.share(0, 41 * S, 60 * S), 0.95);
 }
 
@@ -169,6 +169,36 @@ fn loss_that_comes_and_goes_is_borne() {
 #[test]
 #[ignore = "a trace for SIM_TRACE"]
 fn trace() {
-    let out = run(&Net::new(200.0, 2, Loss::Bursts(0.02, 8.0), 1.0), &[OURS], 20 * S);
-    println!("{}", out.share(0, 0, 20 * S));
+    let mut net = clean(200.0, 60, 1.0);
+    match std::env::var("STORY").as_deref() {
+        Ok("burst") => net = Net::new(200.0, 2, Loss::Bursts(0.02, 8.0), 1.0),
+        Ok("policer") => net.policer = Some((mbit(20.0), mbit(20.0) * 0.05)),
+        Ok("batch") => {
+            net = clean(100.0, 40, 1.0);
+            net.ack_batch_ns = 20 * MS;
+        }
+        Ok("silence") => {
+            net = clean(2.0, 40, 1.0);
+            net.changes = vec![(5 * S, Change::Up(false)), (25 * S, Change::Up(true))];
+        }
+        Ok("rtt") => {
+            net = clean(20.0, 60, 1.0);
+            net.changes = vec![(3 * S, Change::Rtt(180 * MS))];
+        }
+        Ok("slow") => net = Net::new(2.0, 40, Loss::Random(0.005), 1.0),
+        Ok("late") => {
+            let late = Spec { starts_ns: 10 * S, ..OURS };
+            let out = run(&clean(20.0, 50, 1.0), &[late, CUBIC], 40 * S);
+            println!("{}", out.share(0, 0, 40 * S));
+            return;
+        }
+        Ok("cubic") => {
+            let out = run(&clean(20.0, 50, 1.0), &[OURS, CUBIC], 40 * S);
+            println!("{}", out.share(0, 0, 40 * S));
+            return;
+        }
+        _ => {}
+    }
+    let out = run(&net, &[OURS], 40 * S);
+    println!("{}", out.share(0, 0, 40 * S));
 }

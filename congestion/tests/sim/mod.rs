@@ -24,7 +24,7 @@ const LEAST_QUEUE: f64 = 10.0 * MTU as f64;
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Loss {
     Random(f64),
-    /// Whole runs of this mean length vanish, with this share altogether.
+    /// The line is deaf for times of this mean length, in packets, with this share altogether.
     Bursts(f64, f64),
 }
 
@@ -135,6 +135,7 @@ struct World {
     departing: bool,
     is_up: bool,
     bad: bool,
+    weather_until_ns: u64,
     random: u64,
     tokens: (f64, u64),
     ack_free_ns: u64,
@@ -176,7 +177,8 @@ pub(crate) fn run(net: &Net, specs: &[Spec], for_ns: u64) -> Outcome {
         queued: 0.0,
         departing: false,
         is_up: true,
-        bad: false,
+        bad: true,
+        weather_until_ns: 0,
         random: net.seed,
         tokens: (bucket, 0),
         ack_free_ns: 0,
@@ -217,11 +219,15 @@ impl World {
     }
 
     fn is_lost(&mut self) -> bool {
-        let chance = self.chance();
         match self.net.loss {
-            Loss::Random(share) => chance < share,
+            Loss::Random(share) => self.chance() < share,
             Loss::Bursts(share, length) => {
-                self.bad = if self.bad { chance >= 1.0 / length } else { chance < share / (1.0 - share) / length };
+                let deaf_ns = length * MTU as f64 / self.net.rate * 1e9;
+                while self.now >= self.weather_until_ns {
+                    self.bad = !self.bad;
+                    let mean_ns = if self.bad { deaf_ns } else { deaf_ns * (1.0 - share) / share };
+                    self.weather_until_ns += (-(1.0 - self.chance()).ln() * mean_ns) as u64 + 1;
+                }
                 self.bad
             }
         }
