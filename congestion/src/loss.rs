@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 const EXCESS: f64 = 0.04;
 /// Packets over which a share is taken: fewer tell nothing.
 const PACKETS: f64 = 64.0;
+/// The same for the share after a cut, which decides more.
+const PACKETS_AFTER: f64 = 128.0;
 /// The line's own share never counts for more: beyond, nothing would be left to send.
 const MOST: f64 = 0.5;
 /// What is sent while it is looked into.
@@ -35,6 +37,14 @@ pub enum Advice {
     Limit,
 }
 
+/// A cut whose effect is awaited: the share lost and the rate before it, and rounds until what follows counts.
+#[derive(Debug, Clone, Copy)]
+struct Trial {
+    share: f64,
+    rate: f64,
+    rounds: u8,
+}
+
 /// Loss on one line.
 #[derive(Debug, Clone)]
 pub struct Loss {
@@ -44,8 +54,7 @@ pub struct Loss {
     acked: f64,
     had_queue: bool,
     excess: u8,
-    /// The share before the cut, and rounds until what follows counts.
-    trial: Option<(f64, u8)>,
+    trial: Option<Trial>,
     rest: u32,
     limit: Option<(f64, Instant)>,
     hold: Duration,
@@ -95,7 +104,7 @@ impl Loss {
     /// A round ended: packets given up and acknowledged, whether a queue stood, the rate delivered.
     pub fn round(&mut self, now: Instant, lost: f64, acked: f64, has_queue: bool, rate: f64) -> Advice {
         self.rest = self.rest.saturating_sub(1);
-        if let Some((_, rounds @ 1..)) = &mut self.trial {
+        if let Some(Trial { rounds: rounds @ 1.., .. }) = &mut self.trial {
             *rounds -= 1;
             (self.lost, self.acked) = (0.0, 0.0);
             return Advice::Go;
@@ -108,18 +117,18 @@ impl Loss {
         self.lost += lost;
         self.acked += acked;
         let packets = self.lost + self.acked;
-        if packets < PACKETS {
+        if packets < if self.trial.is_some() { PACKETS_AFTER } else { PACKETS } {
             return Advice::Go;
         }
         let share = self.lost / packets;
         (self.lost, self.acked) = (0.0, 0.0);
-        if let Some((before, _)) = self.trial.take() {
+        if let Some(before) = self.trial.take() {
             self.rest = REST;
             self.excess = 0;
             // Were it a limit, as much would have been delivered of less that was sent.
-            let under_limit = (1.0 - (1.0 - before) / CUT).max(0.0);
-            if share <= (before + under_limit) / 2.0 {
-                self.limit = Some((UNDER * rate, now + self.hold));
+            let under_limit = (1.0 - (1.0 - before.share) / CUT).max(0.0);
+            if share <= (before.share + under_limit) / 2.0 {
+                self.limit = Some((UNDER * before.rate.max(rate), now + self.hold));
                 self.hold = (2 * self.hold).min(HOLD_MOST);
                 return Advice::Limit;
             }
@@ -131,7 +140,7 @@ impl Loss {
         if self.measured > 0 && share > self.own + usual {
             self.excess = self.excess.saturating_add(1);
             if self.excess >= 2 && self.rest == 0 {
-                self.trial = Some((share, 2));
+                self.trial = Some(Trial { share, rate, rounds: 2 });
                 return Advice::Cut;
             }
             return Advice::Go;

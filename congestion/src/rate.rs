@@ -14,7 +14,7 @@ use crate::floor::Floor;
 use crate::line::Line;
 use crate::loss::{Advice, CUT, Loss};
 use crate::rival::{FALL, Queue, Watch, judge};
-use crate::sampler::{Round, Sampler};
+use crate::sampler::{BURST, Round, Sampler};
 
 /// A packet of full size; how it counts where the line's is not known.
 pub const PACKET_BYTES: u64 = 1452;
@@ -48,6 +48,12 @@ const LOOK: f64 = 0.75;
 const LOOK_ROUNDS: u8 = 2;
 /// Rounds after the window fell until its effect is seen in full.
 const TEST_ROUNDS: u8 = 1;
+/// A floor that was raised and sinks again within this time was others' queue.
+const RAISED: Duration = Duration::from_secs(20);
+/// Bursts of acknowledgements up to this are usual.
+const BURST_PACKETS: f64 = 4.0;
+/// Rounds without a queue that end it sooner.
+const CLEAR: u8 = 4;
 /// Among flows that fill the queue we stay so long at a time.
 const COMPETE: Duration = Duration::from_secs(10);
 /// Rounds without growth after a mark of congestion.
@@ -63,10 +69,11 @@ enum Phase {
     Cruise,
     /// Looking for the floor again: rounds left, and the window to come back to.
     Look { rounds: u8, before: f64 },
-    /// Finding out whose queue it is: rounds left, the window before we gave way, the round trip before the fall.
-    Test { rounds: u8, before: f64, rtt: Duration },
+    /// Finding out whose queue it is: rounds left, the window before we gave way, and window, round trip and
+    /// floor before the fall.
+    Test { rounds: u8, before: f64, window: f64, rtt: Duration, floor: Duration },
     /// Among flows that fill the queue.
-    Compete { cubic: Cubic, since: Instant },
+    Compete { cubic: Cubic, since: Instant, clear: u8 },
 }
 
 /// The controller of one path.
@@ -88,6 +95,12 @@ pub struct Rate {
     climb: Option<(f64, f64)>,
     marked: u8,
     before_cut: f64,
+    /// When the floor was raised.
+    raised: Option<Instant>,
+    /// It was not a longer line the last time.
+    is_suspect: bool,
+    /// Bytes that the last rounds each acknowledged in one burst, beyond what the rate explains.
+    bursts: VecDeque<f64>,
     latest: Duration,
 }
 
@@ -114,6 +127,9 @@ impl Rate {
             climb: None,
             marked: 0,
             before_cut: 0.0,
+            raised: None,
+            is_suspect: false,
+            bursts: VecDeque::new(),
             latest: Duration::ZERO,
         };
         rate.publish();
@@ -149,6 +165,11 @@ impl Rate {
         self.line.on_acked(bytes, in_flight);
         if let Some(rtt) = rtt {
             self.latest = rtt;
+            // The line became longer, and then again shorter: that is how a queue looks that others fill.
+            let is_recent = |raised: Instant| now.saturating_duration_since(raised) < RAISED;
+            if rtt + self.sign() < self.least() && self.raised.take().is_some_and(is_recent) {
+                self.is_suspect = true;
+            }
             self.floor.saw(now, rtt);
             self.trips.push_back(rtt);
             if self.trips.len() > TRIPS {
@@ -227,6 +248,12 @@ impl Rate {
         if rate > 0.0 { base + Duration::from_secs_f64((4.0 * self.mtu as f64 / rate).min(1.0)) } else { base }
     }
 
+    /// A queue so long, in seconds, is not kept by flows like ours.
+    fn most_wait(&self) -> f64 {
+        let base = (self.least() / 8).clamp(Duration::from_millis(4), Duration::from_millis(20)).as_secs_f64();
+        base + 2.0 * self.mtu as f64 / self.peak.max(self.mtu as f64)
+    }
+
     fn is_queue(&self, trip: Duration) -> bool {
         self.floor.get().is_some_and(|least| trip > least + self.sign())
     }
@@ -234,7 +261,10 @@ impl Rate {
     /// Bytes of queue that are ours.
     fn own(&self) -> f64 {
         let time = OWN_QUEUE.min(self.least() / OWN_PART);
-        OWN_PACKETS * self.mtu as f64 + self.best() * time.as_secs_f64()
+        let burst = self.bursts.iter().copied().fold(f64::INFINITY, f64::min);
+        OWN_PACKETS * self.mtu as f64
+            + self.best() * time.as_secs_f64()
+            + if burst.is_finite() { burst } else { 0.0 }
     }
 
     /// What fills the line at this rate of delivery, without a queue.
@@ -256,6 +286,11 @@ impl Rate {
             }
         }
         self.peak = self.peak.max(self.best());
+        let usual = BURST_PACKETS * self.mtu as f64 + 1.25 * self.best() * BURST.as_secs_f64();
+        self.bursts.push_back((round.burst as f64 - usual).max(0.0));
+        if self.bursts.len() > ROUNDS {
+            self.bursts.pop_front();
+        }
         self.marked = self.marked.saturating_sub(1);
         let rate = round.rate.unwrap_or_else(|| self.best());
         let has_queue = self.is_queue(round.min_rtt);
@@ -299,32 +334,41 @@ impl Rate {
                 *rounds -= 1;
                 if *rounds == 0 {
                     self.window = *before;
+                    if round.min_rtt > self.least() {
+                        self.raised = Some(now);
+                    }
                     self.floor.set(now, round.min_rtt);
-                    self.peak = self.best();
+                    self.peak = self.best().max(self.peak / 2.0);
                     self.phase = Phase::Cruise;
                 }
             }
             Phase::Test { rounds: rounds @ 1.., .. } => *rounds -= 1,
-            Phase::Test { before, rtt, .. } => {
-                let before = *before;
+            Phase::Test { before, window, rtt, floor, .. } => {
+                let (before, window, rtt, floor) = (*before, *window, *rtt, *floor);
                 let seconds = |time: Duration| time.as_secs_f64();
-                let wait = seconds(round.min_rtt.saturating_sub(self.floor.get().unwrap_or_default()));
-                let queue = judge(seconds(*rtt), seconds(round.min_rtt), wait, seconds(self.sign()));
+                // A floor that sank showed a queue below it: then all of the wait before counts, not what is left.
+                let waited = if self.least() < floor { rtt } else { round.min_rtt };
+                let wait = seconds(waited.saturating_sub(self.least()));
+                let queue = judge(seconds(rtt), seconds(round.min_rtt), wait, self.most_wait());
                 self.phase = Phase::Cruise;
                 match queue {
-                    Queue::Ours => {}
-                    Queue::None => {
+                    // If there is still too much of it, the next rounds give way as before.
+                    Queue::Ours => self.window = window,
+                    Queue::None if !self.is_suspect => {
                         self.floor.set(now, round.min_rtt);
+                        self.raised = Some(now);
                         self.window = before;
                     }
-                    Queue::Shared => {
-                        self.phase = Phase::Compete { cubic: Cubic::new(self.mtu as f64, before, 0.0), since: now };
+                    Queue::None | Queue::Shared => {
+                        self.is_suspect = false;
+                        self.phase = Phase::Compete { cubic: Cubic::new(self.mtu as f64, before, 0.0), since: now, clear: 0 };
                     }
                 }
             }
-            Phase::Compete { since, .. } => {
+            Phase::Compete { since, clear, .. } => {
+                *clear = if has_queue { 0 } else { *clear + 1 };
                 // Whether the others are still there shows when we give way for a few rounds.
-                if !has_queue || now.saturating_duration_since(*since) > COMPETE {
+                if *clear >= CLEAR || now.saturating_duration_since(*since) > COMPETE {
                     self.phase = Phase::Cruise;
                 }
             }
@@ -342,7 +386,8 @@ impl Rate {
         }
         if standing > own {
             if let Some(before) = self.watch.stands(self.window) {
-                self.phase = Phase::Test { rounds: TEST_ROUNDS, before, rtt: round.min_rtt };
+                let (window, rtt, floor) = (self.window, round.min_rtt, self.least());
+                self.phase = Phase::Test { rounds: TEST_ROUNDS, before, window, rtt, floor };
                 self.window *= FALL;
                 return;
             }

@@ -49,13 +49,13 @@ impl Watch {
     }
 }
 
-/// The round trip before the window fell to [`FALL`], and after; the wait that is left of it; how long a wait is more
-/// than ours and chance. Seconds.
+/// The round trip before the window fell to [`FALL`], and after; the wait that is left of it; how long a wait
+/// may be ours and that of others like us. Seconds.
 #[must_use]
-pub fn judge(before: f64, after: f64, wait: f64, sign: f64) -> Queue {
+pub fn judge(before: f64, after: f64, wait: f64, most: f64) -> Queue {
     if before - after < STILL * (1.0 - FALL) * before {
         Queue::None
-    } else if wait > 2.0 * sign {
+    } else if wait > most {
         Queue::Shared
     } else {
         Queue::Ours

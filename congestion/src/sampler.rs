@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 /// Shorter intervals give no rate.
 const LEAST_INTERVAL: Duration = Duration::from_micros(100);
+/// What is acknowledged within this time came in one burst.
+pub const BURST: Duration = Duration::from_millis(1);
 
 /// The state at an instant of sending: packets that were sent together share it.
 #[derive(Debug, Clone, Copy)]
@@ -31,6 +33,8 @@ pub struct Round {
     pub acked: u64,
     /// Bytes given up as lost.
     pub lost: u64,
+    /// The most bytes acknowledged in one burst.
+    pub burst: u64,
     /// The application had less to send than the window allowed.
     pub is_limited: bool,
 }
@@ -51,6 +55,8 @@ pub struct Sampler {
     acked: u64,
     lost: u64,
     limited: u64,
+    burst: (Instant, u64),
+    largest_burst: u64,
 }
 
 impl Sampler {
@@ -70,6 +76,8 @@ impl Sampler {
             acked: 0,
             lost: 0,
             limited: 0,
+            burst: (now, 0),
+            largest_burst: 0,
         }
     }
 
@@ -91,6 +99,11 @@ impl Sampler {
         self.delivered += bytes;
         self.delivered_at = now;
         self.batch += bytes;
+        if now.saturating_duration_since(self.burst.0) >= BURST {
+            self.burst = (now, 0);
+        }
+        self.burst.1 += bytes;
+        self.largest_burst = self.largest_burst.max(self.burst.1);
         let place = self.departures.partition_point(|departure| departure.at < sent);
         if let Some(departure) = self.departures.get(place).filter(|departure| departure.at == sent)
             && self.newest.is_none_or(|newest| newest.at < sent)
@@ -140,6 +153,7 @@ impl Sampler {
             min_rtt: self.min_rtt.take().unwrap_or(rtt),
             acked,
             lost: std::mem::take(&mut self.lost),
+            burst: std::mem::take(&mut self.largest_burst),
             // A moment without data does not spoil a round; a quarter of it does.
             is_limited: 4 * std::mem::take(&mut self.limited) > acked,
         };
