@@ -50,6 +50,8 @@ const LOOK_ROUNDS: u8 = 2;
 const TEST_ROUNDS: u8 = 1;
 /// A floor that was raised and sinks again within this time was others' queue.
 const RAISED: Duration = Duration::from_secs(20);
+/// A long queue that comes back within this time is not ours.
+const GAVE_WAY: Duration = Duration::from_secs(5);
 /// Bursts of acknowledgements up to this are usual.
 const BURST_PACKETS: f64 = 4.0;
 /// Rounds without a queue that end it sooner.
@@ -95,9 +97,11 @@ pub struct Rate {
     climb: Option<(f64, f64)>,
     marked: u8,
     before_cut: f64,
+    /// When a long queue went away as we gave way.
+    gave_way: Option<Instant>,
     /// When the floor was raised.
     raised: Option<Instant>,
-    /// It was not a longer line the last time.
+    /// It was a queue of others the last time.
     is_suspect: bool,
     /// Bytes that the last rounds each acknowledged in one burst, beyond what the rate explains.
     bursts: VecDeque<f64>,
@@ -127,6 +131,7 @@ impl Rate {
             climb: None,
             marked: 0,
             before_cut: 0.0,
+            gave_way: None,
             raised: None,
             is_suspect: false,
             bursts: VecDeque::new(),
@@ -348,19 +353,31 @@ impl Rate {
                 let seconds = |time: Duration| time.as_secs_f64();
                 // A floor that sank showed a queue below it: then all of the wait before counts, not what is left.
                 let waited = if self.least() < floor { rtt } else { round.min_rtt };
-                let wait = seconds(waited.saturating_sub(self.least()));
-                let queue = judge(seconds(rtt), seconds(round.min_rtt), wait, self.most_wait());
+                let wait = |rtt: Duration| seconds(rtt.saturating_sub(self.least()));
+                // Where others were a while ago, less is enough to see them again.
+                let most = if self.is_suspect { self.most_wait() / 2.0 } else { self.most_wait() };
+                let mut queue = judge(seconds(rtt), seconds(round.min_rtt), wait(waited), most);
+                if queue == Queue::Ours && wait(rtt) > most {
+                    // A queue of ours does not come back at once.
+                    let is_recent = |gave: Instant| now.saturating_duration_since(gave) < GAVE_WAY;
+                    if self.gave_way.replace(now).is_some_and(is_recent) {
+                        queue = Queue::Shared;
+                    }
+                }
                 self.phase = Phase::Cruise;
                 match queue {
                     // If there is still too much of it, the next rounds give way as before.
-                    Queue::Ours => self.window = window,
+                    Queue::Ours => {
+                        self.window = window;
+                        self.is_suspect = false;
+                    }
                     Queue::None if !self.is_suspect => {
                         self.floor.set(now, round.min_rtt);
                         self.raised = Some(now);
                         self.window = before;
                     }
                     Queue::None | Queue::Shared => {
-                        self.is_suspect = false;
+                        self.is_suspect = true;
                         self.phase = Phase::Compete { cubic: Cubic::new(self.mtu as f64, before, 0.0), since: now, clear: 0 };
                     }
                 }

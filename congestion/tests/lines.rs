@@ -190,7 +190,7 @@ fn trace() {
         Ok("slow") => net = Net::new(2.0, 40, Loss::Random(0.005), 1.0),
         Ok("late") => {
             let late = Spec { starts_ns: 10 * S, ..OURS };
-            let out = run(&clean(20.0, 50, 1.0), &[late, CUBIC], 40 * S);
+            let out = run(&clean(20.0, 50, 1.0), &[late, CUBIC], 80 * S);
             println!("{}", out.share(0, 0, 40 * S));
             return;
         }
