@@ -354,10 +354,9 @@ impl Rate {
                 // A floor that sank showed a queue below it: then all of the wait before counts, not what is left.
                 let waited = if self.least() < floor { rtt } else { round.min_rtt };
                 let wait = |rtt: Duration| seconds(rtt.saturating_sub(self.least()));
-                // Where others were a while ago, less is enough to see them again.
-                let most = if self.is_suspect { self.most_wait() / 2.0 } else { self.most_wait() };
+                let most = self.most_wait();
                 let mut queue = judge(seconds(rtt), seconds(round.min_rtt), wait(waited), most);
-                if queue == Queue::Ours && wait(rtt) > most {
+                if queue == Queue::Ours && wait(rtt) > self.most_wait() {
                     // A queue of ours does not come back at once.
                     let is_recent = |gave: Instant| now.saturating_duration_since(gave) < GAVE_WAY;
                     if self.gave_way.replace(now).is_some_and(is_recent) {
