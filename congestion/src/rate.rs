@@ -267,9 +267,7 @@ impl Rate {
     fn own(&self) -> f64 {
         let time = OWN_QUEUE.min(self.least() / OWN_PART);
         let burst = self.bursts.iter().copied().fold(f64::INFINITY, f64::min);
-        OWN_PACKETS * self.mtu as f64
-            + self.best() * time.as_secs_f64()
-            + if burst.is_finite() { burst } else { 0.0 }
+        OWN_PACKETS * self.mtu as f64 + self.best() * time.as_secs_f64() + if burst.is_finite() { burst } else { 0.0 }
     }
 
     /// What fills the line at this rate of delivery, without a queue.
@@ -377,7 +375,8 @@ impl Rate {
                     }
                     Queue::None | Queue::Shared => {
                         self.is_suspect = true;
-                        self.phase = Phase::Compete { cubic: Cubic::new(self.mtu as f64, before, 0.0), since: now, clear: 0 };
+                        self.phase =
+                            Phase::Compete { cubic: Cubic::new(self.mtu as f64, before, 0.0), since: now, clear: 0 };
                     }
                 }
             }

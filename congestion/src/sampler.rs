@@ -125,7 +125,12 @@ impl Sampler {
 
     /// All acknowledgements that came together were told: the bytes, the round trip of the newest, and the round if it
     /// ended.
-    pub fn end_acks(&mut self, now: Instant, in_flight: u64, is_limited: bool) -> (u64, Option<Duration>, Option<Round>) {
+    pub fn end_acks(
+        &mut self,
+        now: Instant,
+        in_flight: u64,
+        is_limited: bool,
+    ) -> (u64, Option<Duration>, Option<Round>) {
         let bytes = std::mem::take(&mut self.batch);
         self.acked += bytes;
         if is_limited {
@@ -145,8 +150,8 @@ impl Sampler {
         self.round_ends = self.delivered;
         let sending = newest.at.saturating_duration_since(newest.first_sent);
         let interval = sending.max(now.saturating_duration_since(newest.delivered_at));
-        let rate = (interval >= LEAST_INTERVAL)
-            .then(|| (self.delivered - newest.delivered) as f64 / interval.as_secs_f64());
+        let rate =
+            (interval >= LEAST_INTERVAL).then(|| (self.delivered - newest.delivered) as f64 / interval.as_secs_f64());
         let acked = std::mem::take(&mut self.acked);
         let round = Round {
             rate,

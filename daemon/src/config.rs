@@ -13,6 +13,7 @@ use toml::{Table, Value};
 use tram_proto::join::HostPort;
 use tram_proto::name::{Inbox, NodeName};
 
+use crate::link::pace::{Congestion, Pace};
 use crate::local::access::Rule;
 use crate::paths::Paths;
 
@@ -75,6 +76,14 @@ pub struct Listen {
     pub join: Option<SocketAddr>,
     /// `HOST:PORT` of `overlay` as others dial it.
     pub advertise: Option<String>,
+    /// How this node sends to those that dial in.
+    pub congestion: Congestion,
+}
+
+impl Listen {
+    pub(crate) fn pace(&self) -> Pace {
+        Pace { congestion: self.congestion, rate_bytes_per_s: None }
+    }
 }
 
 /// `[access]`
@@ -92,12 +101,46 @@ pub struct AccessSection {
 /// `[[uplink]]`
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Uplink {
-    /// The parent's name.
-    pub node: String,
-    /// `HOST:PORT`s, tried in order.
-    pub addresses: Vec<String>,
+struct UplinkSection {
+    node: String,
+    addresses: Vec<String>,
+    #[serde(default)]
+    congestion: Congestion,
+    rate: Option<String>,
 }
+
+/// A parent of this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Uplink {
+    /// Its name.
+    pub node: NodeName,
+    /// Where it listens, tried in order.
+    pub addresses: Vec<HostPort>,
+    /// How this node sends to it.
+    pub pace: Pace,
+}
+
+/// A rate as people write it, in bytes a second.
+fn rate(text: &str) -> Result<u64, String> {
+    let wrong = || format!("{text:?} is not a rate: write a number and kbit/s, Mbit/s or Gbit/s, as in \"20 Mbit/s\"");
+    let (number, unit) = text.trim().split_at(text.trim().find(|c: char| c.is_ascii_alphabetic()).ok_or_else(wrong)?);
+    let bits = match unit {
+        "kbit/s" => 1e3,
+        "Mbit/s" => 1e6,
+        "Gbit/s" => 1e9,
+        _ => return Err(wrong()),
+    };
+    let number: f64 = number.trim().parse().map_err(|_| wrong())?;
+    let bytes_per_s = number * bits / 8.0;
+    if !(LEAST_RATE..=MOST_RATE).contains(&bytes_per_s) {
+        return Err(format!("{text:?} is not the rate of a line: between 8 kbit/s and 100 Gbit/s can be declared"));
+    }
+    Ok(bytes_per_s as u64)
+}
+
+/// Rates that can be declared, in bytes a second: slower no control frame would arrive in time.
+const LEAST_RATE: f64 = 1_000.0;
+const MOST_RATE: f64 = 12_500_000_000.0;
 
 /// `[spool]`
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -138,7 +181,7 @@ struct Sections {
     node: NodeSection,
     listen: Listen,
     access: AccessSection,
-    uplink: Vec<Uplink>,
+    uplink: Vec<UplinkSection>,
     spool: SpoolSection,
     log: LogSection,
 }
@@ -156,8 +199,8 @@ pub struct Config {
     pub labels: Vec<String>,
     /// Who else may send and receive.
     pub rules: Vec<Rule>,
-    /// The parents in order of preference, each with its addresses.
-    pub uplinks: Vec<(NodeName, Vec<HostPort>)>,
+    /// The parents in order of preference.
+    pub uplinks: Vec<Uplink>,
     /// `[spool]`
     pub spool: SpoolSection,
     /// `[log]`
@@ -250,7 +293,7 @@ impl Sections {
     fn check(self, path: &Path) -> Result<Config, ConfigError> {
         let wrong = |key, why: String| ConfigError::Value { path: path.to_owned(), key, why };
         let inboxes = self.access.inboxes.iter().map(|i| i.parse::<Inbox>()).collect::<Result<_, _>>();
-        let mut uplinks = Vec::new();
+        let mut uplinks: Vec<Uplink> = Vec::new();
         for uplink in &self.uplink {
             let node = uplink.node.parse().map_err(|e| wrong("uplink.node", format!("{e}")))?;
             let addresses = uplink.addresses.iter().map(|a| a.parse::<HostPort>()).collect::<Result<Vec<_>, _>>();
@@ -258,11 +301,14 @@ impl Sections {
             if addresses.is_empty() {
                 return Err(wrong("uplink.addresses", "give at least one HOST:PORT".to_owned()));
             }
-            if uplinks.iter().any(|(other, _)| *other == node) {
+            if uplinks.iter().any(|other| other.node == node) {
                 let why = format!("{node} stands twice; give all its addresses in one [[uplink]]");
                 return Err(wrong("uplink.node", why));
             }
-            uplinks.push((node, addresses));
+            let rate_bytes_per_s =
+                uplink.rate.as_deref().map(rate).transpose().map_err(|why| wrong("uplink.rate", why))?;
+            let pace = Pace { congestion: uplink.congestion, rate_bytes_per_s };
+            uplinks.push(Uplink { node, addresses, pace });
         }
         if uplinks.len() > tram_proto::limits::UPLINKS {
             let why = format!("a node has at most {} uplinks", tram_proto::limits::UPLINKS);
@@ -323,6 +369,14 @@ mod tests {
         check("[[uplink]]\nnode = \"a\"\naddresses = []\n", Err(&["at least one"]));
         let twice = "[[uplink]]\nnode = \"a\"\naddresses = [\"h:1\"]\n".repeat(2);
         check(&twice, Err(&["uplink.node", "a stands twice"]));
+        let rate = |text: &str| format!("[[uplink]]\nnode = \"a\"\naddresses = [\"h:1\"]\nrate = \"{text}\"\n");
+        check(&rate("20 Mbit/s"), Ok(()));
+        check(&rate("1.5Gbit/s"), Ok(()));
+        check(&rate("20 MB"), Err(&["uplink.rate", "20 MB", "Mbit/s"]));
+        check(&rate("0 Mbit/s"), Err(&["uplink.rate", "8 kbit/s"]));
+        check(&rate("-1 Mbit/s"), Err(&["uplink.rate", "8 kbit/s"]));
+        check(&rate("NaN Mbit/s"), Err(&["uplink.rate", "NaN"]));
+        check("[listen]\ncongestion = \"reno\"\n", Err(&["line 2", "reno", "tram", "cubic", "bbr"]));
         check("[log]\nlevel = \"tramd=loud\"\n", Err(&["log.level", "loud"]));
     }
 

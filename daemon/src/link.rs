@@ -5,6 +5,7 @@
 //! | [`endpoint`] | sockets and transport parameters |
 //! | [`dialer`], [`acceptor`] | how links come to be, from either end |
 //! | [`trust`] | what links ask of the PKI |
+//! | [`pace`] | how fast a link sends |
 //! | `session` | one connection: its tasks, its end |
 //! | `reader`, `writer` | frames in, frames out |
 //! | `transfer` | runs of units in: verified, then stored |
@@ -18,6 +19,7 @@ pub mod dialer;
 pub mod endpoint;
 mod fault;
 mod offered;
+pub mod pace;
 mod reader;
 mod run;
 mod session;
@@ -34,7 +36,8 @@ use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
+use tram_congestion::Line;
 use tram_proto::id::NodeId;
 use tram_proto::name::NodeName;
 use tram_relay::input::{LinkId, Side};
@@ -65,6 +68,8 @@ pub struct Here {
     pub spool: Arc<dyn Spool>,
     /// The PKI.
     pub trust: Arc<dyn Trust>,
+    /// Runs that links may have in flight beyond those each has anyway.
+    more_runs: Arc<Semaphore>,
     said: Mutex<HashMap<(String, String), u64>>,
     open: watch::Sender<BTreeMap<LinkId, OpenLink>>,
 }
@@ -78,6 +83,8 @@ pub struct OpenLink {
     pub side: Side,
     /// Since when, Unix milliseconds.
     pub since_ms: u64,
+    /// What is known of the line to it.
+    pub line: Arc<Line>,
     /// For its address and counters.
     pub connection: quinn::Connection,
 }
@@ -99,7 +106,8 @@ impl Here {
         trust: Arc<dyn Trust>,
     ) -> Arc<Self> {
         let (said, open) = (Mutex::default(), watch::Sender::new(BTreeMap::new()));
-        Arc::new(Self { id, name, clock, engine, spool, trust, said, open })
+        let more_runs = Arc::new(Semaphore::new(endpoint::MORE_RUNS));
+        Arc::new(Self { id, name, clock, engine, spool, trust, more_runs, said, open })
     }
 
     /// Waits until every link has said bye and closed, at most so long.

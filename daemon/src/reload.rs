@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio::sync::{Mutex, watch};
 use tracing::{error, info};
 
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, Uplink};
 use crate::link::dialer::{self, Uplinks};
 use crate::local::access::Access;
 use crate::local::station::{Reload, ReloadError};
@@ -111,9 +111,10 @@ pub(crate) fn access_of(config: &Config, paths: &Paths) -> Result<Arc<Access>, C
 
 /// The uplinks of a config, as they are dialled.
 pub(crate) fn to_dial(config: &Config) -> Vec<dialer::Uplink> {
-    let uplink = |(node, addresses): &(_, Vec<_>)| dialer::Uplink {
-        node: Clone::clone(node),
-        addresses: addresses.iter().map(ToString::to_string).collect(),
+    let uplink = |uplink: &Uplink| dialer::Uplink {
+        node: uplink.node.clone(),
+        addresses: uplink.addresses.iter().map(ToString::to_string).collect(),
+        pace: uplink.pace,
     };
     config.uplinks.iter().map(uplink).collect()
 }
@@ -127,6 +128,7 @@ fn changes(old: &Config, new: &Config) -> Vec<KeyChange> {
     [
         ("node.title", node.title != new.node.title, false),
         ("listen.overlay", listen.overlay != new.listen.overlay, false),
+        ("listen.congestion", listen.congestion != new.listen.congestion, false),
         ("listen.join", listen.join != new.listen.join, false),
         ("listen.advertise", listen.advertise != new.listen.advertise, false),
         ("access.inboxes", *inboxes != new.inboxes, false),

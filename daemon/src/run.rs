@@ -127,7 +127,7 @@ pub async fn run(
     let trust = Arc::new(NodeTrust::new(keys.clone(), clock));
     store_own_chain(&spool, &keys)?;
     let here = Here::new((me.id, me.name.clone()), clock, engine.clone(), spool.clone(), trust);
-    let endpoints = Endpoints::open(config.listen.overlay, quic_keys(&keys), Arc::new(|| None));
+    let endpoints = Endpoints::open(config.listen.overlay, quic_keys(&keys), config.listen.pace());
     let endpoints = Arc::new(endpoints.map_err(|e| Failure::new(exit::IO, e))?);
     let accepting = tokio::spawn(acceptor::run(here.clone(), endpoints.clone()));
     let uplinks = Uplinks::dial(&here, &endpoints, reload::to_dial(&config));

@@ -8,23 +8,33 @@ use std::process::Command;
 
 use serde_json::Value;
 
-const MEMBERS: [&str; 8] =
-    ["tram", "tram-benches", "tram-client", "tram-pki", "tram-proto", "tram-relay", "tram-tests", "tramd"];
+const MEMBERS: [&str; 9] = [
+    "tram",
+    "tram-benches",
+    "tram-client",
+    "tram-congestion",
+    "tram-pki",
+    "tram-proto",
+    "tram-relay",
+    "tram-tests",
+    "tramd",
+];
 
 /// What each member may depend on inside the workspace.
-const EDGES: [(&str, &[&str]); 8] = [
+const EDGES: [(&str, &[&str]); 9] = [
+    ("tram-congestion", &[]),
     ("tram-proto", &[]),
     ("tram-relay", &["tram-proto"]),
     ("tram-pki", &["tram-proto"]),
     ("tram-client", &["tram-proto"]),
     ("tram", &["tram-client", "tram-pki", "tram-proto"]),
-    ("tramd", &["tram-client", "tram-pki", "tram-proto", "tram-relay"]),
+    ("tramd", &["tram-client", "tram-congestion", "tram-pki", "tram-proto", "tram-relay"]),
     ("tram-tests", &MEMBERS),
     ("tram-benches", &MEMBERS),
 ];
 
 /// Folders of the members that are built into programs and libraries.
-const SOURCES: [&str; 8] = ["proto", "relay", "pki", "daemon", "client", "cli", "tests", "benches"];
+const SOURCES: [&str; 9] = ["proto", "relay", "pki", "congestion", "daemon", "client", "cli", "tests", "benches"];
 
 const MOST_LINES: usize = 800;
 
@@ -213,6 +223,7 @@ fn the_wire_and_the_core_do_no_io_and_read_no_clock() {
     ];
     check_absent("relay/src", &words, "the core decides; the daemon acts");
     check_absent("relay/src", &["HashMap", "HashSet", "std::net"], "the core's order is the same in every run");
+    check_absent("congestion/src", &words, "the controller is told the time and touches nothing");
     check_absent("proto/src", &words, "the wire says what bytes mean and does nothing");
 }
 

@@ -163,8 +163,7 @@ pub(crate) fn run(net: &Net, specs: &[Spec], for_ns: u64) -> Outcome {
             flow
         })
         .collect();
-    let outcome =
-        Outcome { rate: net.rate, flows: vec![], drops: 0, policed: 0, offered: 0, waits_ms: Vec::new() };
+    let outcome = Outcome { rate: net.rate, flows: vec![], drops: 0, policed: 0, offered: 0, waits_ms: Vec::new() };
     let bucket = net.policer.map_or(0.0, |(_, bucket)| bucket);
     let mut world = World {
         now: 0,
@@ -333,7 +332,11 @@ impl World {
                             Control::Ours(rate, line) => format!("{:?} {}", line.figures(), rate.phase_name()),
                             Control::Cubic(cubic) => format!("cubic {}", cubic.window()),
                         };
-                        eprintln!("{:.2} {index} queue {:.1} ms {what}", self.now as f64 / 1e9, self.queued / self.net.rate * 1e3);
+                        eprintln!(
+                            "{:.2} {index} queue {:.1} ms {what}",
+                            self.now as f64 / 1e9,
+                            self.queued / self.net.rate * 1e3
+                        );
                     }
                 }
                 self.at(self.now + 10 * MS, Event::Sample);

@@ -172,8 +172,7 @@ impl Flow {
     }
 
     pub(crate) fn next_timer(&self) -> Option<u64> {
-        let pto = (self.in_flight > 0)
-            .then(|| self.last_sent_ns + self.pto() * (1 << self.pto_count.min(16)));
+        let pto = (self.in_flight > 0).then(|| self.last_sent_ns + self.pto() * (1 << self.pto_count.min(16)));
         let loss = self.loss_ns.or(pto);
         [loss, self.pace_ns].into_iter().flatten().min()
     }

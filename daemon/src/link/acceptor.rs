@@ -6,6 +6,7 @@ use std::time::Duration;
 use quinn::Incoming;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tram_congestion::Line;
 use tram_relay::input::Side;
 
 use crate::link::endpoint::Endpoints;
@@ -24,8 +25,11 @@ pub async fn run(here: Arc<Here>, endpoints: Arc<Endpoints>) {
     let Some(endpoint) = endpoints.listening() else { return };
     let places = Arc::new(Semaphore::new(HANDSHAKES));
     let mut links = JoinSet::new();
-    if let Err(why) =
-        here.trust.server().and_then(|tls| endpoints.server(tls)).map(|config| endpoint.set_server_config(Some(config)))
+    if let Err(why) = here
+        .trust
+        .server()
+        .and_then(|tls| endpoints.server(tls))
+        .map(|(config, _)| endpoint.set_server_config(Some(config)))
     {
         tracing::error!("no link can be accepted: {why}");
         return;
@@ -51,26 +55,26 @@ pub async fn run(here: Arc<Here>, endpoints: Arc<Endpoints>) {
         links.spawn(async move {
             let connected = admit(&here, &endpoints, incoming).await;
             drop(place);
-            if let Some(connection) = connected {
-                serve(here, connection).await;
+            if let Some((connection, line)) = connected {
+                serve(here, connection, line).await;
             }
         });
     }
 }
 
-async fn admit(here: &Here, endpoints: &Endpoints, incoming: Incoming) -> Option<quinn::Connection> {
+async fn admit(here: &Here, endpoints: &Endpoints, incoming: Incoming) -> Option<(quinn::Connection, Arc<Line>)> {
     let remote = incoming.remote_address();
     let admitted = async {
         // Made anew for each: a renewed certificate or a revocation counts from the next handshake on.
-        let config = endpoints.server(here.trust.server()?)?;
+        let (config, line) = endpoints.server(here.trust.server()?)?;
         let connecting = incoming.accept_with(Arc::new(config)).map_err(|error| explain(&error))?;
         match tokio::time::timeout(HANDSHAKE, connecting).await {
-            Ok(connected) => connected.map_err(|error| explain(&error)),
+            Ok(connected) => connected.map(|connection| (connection, line)).map_err(|error| explain(&error)),
             Err(_) => Err(format!("its handshake took more than {} s", HANDSHAKE.as_secs())),
         }
     };
     match admitted.await {
-        Ok(connection) => Some(connection),
+        Ok(connected) => Some(connected),
         Err(why) => {
             if here.is_news(&remote.ip().to_string(), &why) {
                 tracing::warn!(%remote, "link refused: {why}");
@@ -80,12 +84,12 @@ async fn admit(here: &Here, endpoints: &Endpoints, incoming: Incoming) -> Option
     }
 }
 
-async fn serve(here: Arc<Here>, connection: quinn::Connection) {
+async fn serve(here: Arc<Here>, connection: quinn::Connection, line: Arc<Line>) {
     let remote = connection.remote_address();
     let identity = connection.peer_identity().and_then(|any| any.downcast::<Vec<_>>().ok());
     let name = identity.and_then(|certificates| here.trust.peer(&certificates).ok()).map(|peer| peer.name.to_string());
     let name = name.unwrap_or_else(|| remote.to_string());
-    let fault = session::run(here.clone(), connection, Side::Down, || {}, std::future::pending()).await;
+    let fault = session::run(here.clone(), (connection, line), Side::Down, || {}, std::future::pending()).await;
     if fault.is_orderly() {
         tracing::info!(peer = %name, "link down: {fault}");
     } else if here.is_news(&name, &fault.to_string()) {

@@ -7,12 +7,14 @@ use std::time::Duration;
 use aws_lc_rs::rand;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tram_congestion::{Line, Saved};
 use tram_pki::clock::Utc;
 use tram_proto::name::NodeName;
 use tram_relay::input::Side;
 
 use crate::link::endpoint::{Endpoints, SERVER_NAME};
 use crate::link::fault::{Fault, explain};
+use crate::link::pace::Pace;
 use crate::link::{Here, session};
 
 /// An address that does not answer in so long is given up for the next one.
@@ -35,6 +37,8 @@ pub struct Uplink {
     pub node: NodeName,
     /// Where it listens, each `host:port`, in order.
     pub addresses: Vec<String>,
+    /// How this node sends to it.
+    pub pace: Pace,
 }
 
 /// How an uplink stands.
@@ -164,17 +168,23 @@ async fn left(mut leaving: watch::Receiver<bool>) {
 impl Dialer {
     async fn run(self) {
         let mut pause_ms = PAUSE_MS;
+        // What the last connection knew of the line, and when.
+        let mut model = None;
         loop {
             set(&self.status, &self.uplink.node, |s| s.state = UplinkState::Connecting);
             let began_ms = self.here.clock.mono_ms();
             let connected = tokio::select! {
-                connected = self.connect() => connected,
+                connected = self.connect(model) => connected,
                 () = left(self.leaving.clone()) => return,
             };
             let mut least_ms = 0;
             let (why, is_news) = match connected {
                 Ok(connection) => {
+                    let line = connection.1.clone();
                     let fault = self.serve(connection).await;
+                    if let Some(saved) = line.saved() {
+                        model = Some((saved, self.here.clock.mono_ms()));
+                    }
                     if fault.is_shutdown() {
                         return;
                     }
@@ -205,7 +215,7 @@ impl Dialer {
         }
     }
 
-    async fn serve(&self, connection: quinn::Connection) -> Fault {
+    async fn serve(&self, connection: (quinn::Connection, Arc<Line>)) -> Fault {
         let (status, node) = (self.status.clone(), self.uplink.node.clone());
         let on_heard = move || {
             tracing::info!(peer = %node, "uplink up");
@@ -218,7 +228,7 @@ impl Dialer {
     }
 
     /// Tries every address once; the error names them all.
-    async fn connect(&self) -> Result<quinn::Connection, String> {
+    async fn connect(&self, model: Option<(Saved, u64)>) -> Result<(quinn::Connection, Arc<Line>), String> {
         let mut failed = Vec::new();
         let mut tried = 0;
         for text in &self.uplink.addresses {
@@ -235,7 +245,7 @@ impl Dialer {
             for remote in found.into_iter().take(ADDRESSES - tried.min(ADDRESSES)) {
                 tried += 1;
                 set(&self.status, &self.uplink.node, |s| s.remote = Some(remote));
-                match self.connect_to(remote).await {
+                match self.connect_to(remote, model).await {
                     Ok(connection) => return Ok(connection),
                     Err(why) => failed.push(format!("{text}: {why}")),
                 }
@@ -245,12 +255,20 @@ impl Dialer {
         Err(if failed.is_empty() { "it has no address".to_owned() } else { failed.join("; ") })
     }
 
-    async fn connect_to(&self, remote: SocketAddr) -> Result<quinn::Connection, String> {
+    async fn connect_to(
+        &self,
+        remote: SocketAddr,
+        model: Option<(Saved, u64)>,
+    ) -> Result<(quinn::Connection, Arc<Line>), String> {
         let endpoint = self.endpoints.towards(remote).map_err(|error| error.to_string())?;
-        let config = self.endpoints.client(self.here.trust.client(&self.uplink.node)?)?;
+        let line = self.uplink.pace.line();
+        if let Some((saved, at_ms)) = model {
+            line.restore(saved, Duration::from_millis(self.here.clock.mono_ms().saturating_sub(at_ms)));
+        }
+        let config = Endpoints::client(self.here.trust.client(&self.uplink.node)?, self.uplink.pace, &line)?;
         let connecting = endpoint.connect_with(config, remote, SERVER_NAME).map_err(|error| error.to_string())?;
         match tokio::time::timeout(CONNECT, connecting).await {
-            Ok(connected) => connected.map_err(|error| explain(&error)),
+            Ok(connected) => connected.map(|connection| (connection, line)).map_err(|error| explain(&error)),
             Err(_) => Err(format!("no answer over UDP within {} s", CONNECT.as_secs())),
         }
     }

@@ -10,31 +10,34 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aws_lc_rs::{hkdf, hmac, rand};
-use quinn::congestion::ControllerFactory;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{
     ClientConfig, ConnectionId, ConnectionIdGenerator, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig,
     TokioRuntime, TransportConfig, VarInt,
 };
 use socket2::{Domain, Protocol, Socket, Type};
+use tram_congestion::Line;
 use tram_proto::limits::{CHUNK_BYTES, CONTROL_FRAME_BYTES, RUN_UNITS};
 
-/// Transfer streams of the classes below immediate that may be sent and not yet acknowledged: 12 MiB. Twice as many
-/// would fill 200 Mbit/s at 250 ms and 2 % loss, and took a relay between two fast links to 153 MiB of memory; with
-/// these it stays at 133.
+use crate::link::pace::Pace;
+
+/// Transfer streams of the classes below immediate that each link may have sent and not yet acknowledged: 12 MiB. Twice
+/// as many on all took a relay between two fast links to 153 MiB of memory; with these it stays at 133.
 pub const RUNS_IN_FLIGHT: usize = 3;
+/// So many more are there for those links of a node whose lines are long and fast: 36 MiB, in all 48.
+pub const MORE_RUNS: usize = 9;
 /// The same for flash and immediate, so that these never wait for a stream to become free.
 pub const URGENT_RUNS_IN_FLIGHT: usize = 1;
 /// Streams a peer may have open: one per class, one for receipts, those in flight, and two that are acknowledged by
 /// QUIC and not yet read. Each permitted one costs about 1.1 KB.
-const UNI_STREAMS: u32 = 6 + (RUNS_IN_FLIGHT + URGENT_RUNS_IN_FLIGHT) as u32 + 2;
+const UNI_STREAMS: u32 = 6 + (RUNS_IN_FLIGHT + MORE_RUNS + URGENT_RUNS_IN_FLIGHT) as u32 + 2;
 /// The control stream, and one spare for tunnels to come.
 const BIDI_STREAMS: u32 = 2;
 /// A whole run with its header fits, so that a run never waits for window; more would only cost memory.
 const STREAM_WINDOW: u32 = (RUN_UNITS * CHUNK_BYTES as u32) + CONTROL_FRAME_BYTES as u32;
 /// All runs in flight, and envelopes beside them: 1 MiB of unacknowledged inline payload in each of five classes, and
 /// one more. Were it smaller, bulk that waits for acknowledgements would keep flash from being written at all.
-const SEND_WINDOW: u64 = (RUNS_IN_FLIGHT + URGENT_RUNS_IN_FLIGHT) as u64 * STREAM_WINDOW as u64 + (6 << 20);
+const SEND_WINDOW: u64 = (RUNS_IN_FLIGHT + MORE_RUNS + URGENT_RUNS_IN_FLIGHT) as u64 * STREAM_WINDOW as u64 + (6 << 20);
 /// A link is given up after so much silence.
 const IDLE: Duration = Duration::from_secs(45);
 /// Pause between the dialler's signs of life: keeps NATs open (they forget after 30 s) and finds a restarted peer.
@@ -91,8 +94,8 @@ impl ConnectionIdGenerator for RandomIds {
     }
 }
 
-/// The transport parameters of one connection, each with a controller of its own.
-fn transport(dialler: bool, controller: Option<Arc<dyn ControllerFactory + Send + Sync>>) -> Arc<TransportConfig> {
+/// The transport parameters of one connection, each with a controller and a line of its own.
+fn transport(dialler: bool, pace: Pace, line: &Arc<Line>) -> Arc<TransportConfig> {
     let mut transport = TransportConfig::default();
     let mut mtu = MtuDiscoveryConfig::default();
     mtu.upper_bound(MTU);
@@ -108,14 +111,9 @@ fn transport(dialler: bool, controller: Option<Arc<dyn ControllerFactory + Send 
         .mtu_discovery_config(Some(mtu))
         .datagram_receive_buffer_size(None)
         .allow_spin(false);
-    if let Some(controller) = controller {
-        transport.congestion_controller_factory(controller);
-    }
+    pace.set(&mut transport, line);
     Arc::new(transport)
 }
-
-/// Makes the congestion controller of a connection; `None` from it is quinn's default.
-pub type Controllers = Arc<dyn Fn() -> Option<Arc<dyn ControllerFactory + Send + Sync>> + Send + Sync>;
 
 /// Why no endpoint could be opened.
 #[derive(Debug, thiserror::Error)]
@@ -128,7 +126,7 @@ pub struct OpenError {
 /// The sockets of one node.
 pub struct Endpoints {
     keys: QuicKeys,
-    controllers: Controllers,
+    accepted: Pace,
     listening: Option<quinn::Endpoint>,
     clients: Mutex<[Option<quinn::Endpoint>; 2]>,
 }
@@ -140,13 +138,13 @@ impl std::fmt::Debug for Endpoints {
 }
 
 impl Endpoints {
-    /// Opens the listening socket, if the node listens. Must be called within the runtime.
+    /// Opens the listening socket, if the node listens; links that come in send at this pace. Must be called within the runtime.
     ///
     /// # Errors
     /// [`OpenError`].
-    pub fn open(listen: Option<SocketAddr>, keys: QuicKeys, controllers: Controllers) -> Result<Self, OpenError> {
+    pub fn open(listen: Option<SocketAddr>, keys: QuicKeys, accepted: Pace) -> Result<Self, OpenError> {
         let listening = listen.map(|address| bind(address, &keys)).transpose()?;
-        Ok(Self { keys, controllers, listening, clients: Mutex::default() })
+        Ok(Self { keys, accepted, listening, clients: Mutex::default() })
     }
 
     /// Over a line that a test simulates.
@@ -155,7 +153,7 @@ impl Endpoints {
         let runtime = Arc::new(TokioRuntime);
         let endpoint = quinn::Endpoint::new_with_abstract_socket(endpoint_config(&keys), None, socket, runtime);
         let listening = Some(endpoint.expect("its address is known"));
-        Self { keys, controllers: Arc::new(|| None), listening, clients: Mutex::default() }
+        Self { keys, accepted: Pace::default(), listening, clients: Mutex::default() }
     }
 
     /// Where the node listens.
@@ -186,19 +184,20 @@ impl Endpoints {
         Ok(slot.insert(endpoint).clone())
     }
 
-    /// For dialling with this TLS configuration.
-    pub(crate) fn client(&self, tls: rustls::ClientConfig) -> Result<ClientConfig, String> {
+    /// For dialling with this TLS configuration over this line.
+    pub(crate) fn client(tls: rustls::ClientConfig, pace: Pace, line: &Arc<Line>) -> Result<ClientConfig, String> {
         let crypto = QuicClientConfig::try_from(tls).map_err(|error| error.to_string())?;
         let mut config = ClientConfig::new(Arc::new(crypto));
-        config.transport_config(transport(true, (self.controllers)()));
+        config.transport_config(transport(true, pace, line));
         Ok(config)
     }
 
-    /// For accepting with this TLS configuration.
-    pub(crate) fn server(&self, tls: rustls::ServerConfig) -> Result<ServerConfig, String> {
+    /// For accepting with this TLS configuration, and the line of the link that comes of it.
+    pub(crate) fn server(&self, tls: rustls::ServerConfig) -> Result<(ServerConfig, Arc<Line>), String> {
         let mut config = server(tls, &self.keys)?;
-        config.transport_config(transport(false, (self.controllers)()));
-        Ok(config)
+        let line = self.accepted.line();
+        config.transport_config(transport(false, self.accepted, &line));
+        Ok((config, line))
     }
 
     /// Closes all sockets; call it when the links have said bye.

@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quinn::{Connection, SendStream, VarInt, WriteError};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
+use tram_congestion::Figures;
 use tram_proto::envelope::Precedence;
 use tram_proto::frame::{Frame, StreamKind};
 use tram_proto::id::Digest;
-use tram_proto::limits::RUN_UNITS;
+use tram_proto::limits::{CHUNK_BYTES, RUN_UNITS};
 use tram_proto::manifest::Layout;
 use tram_relay::input::Input;
 
@@ -32,6 +33,10 @@ const OPEN: Duration = Duration::from_secs(60);
 const NEAR: Duration = Duration::from_millis(10);
 /// Units of one stream towards a neighbour that is near: 1 MiB.
 const NEAR_UNITS: u32 = 4;
+/// A run stays in flight until its last hole is filled: at 2 % loss some are filled at the second attempt, each 1.15
+/// round trips later, so that this many times what the line holds has to be in flight to keep it full.
+const LINES_FULL: f64 = 1.0 + 2.0 * 1.15;
+const RUN_BYTES: usize = RUN_UNITS as usize * CHUNK_BYTES;
 /// What a reset transfer stream says: the sender could not read on.
 const UNREADABLE: VarInt = VarInt::from_u32(1);
 
@@ -89,7 +94,10 @@ pub(crate) async fn send(
         round_trip = round_trip.min(connection.rtt());
         let end = run.first + u64::from(run.count);
         for piece in run.pieces(if round_trip <= NEAR { NEAR_UNITS } else { RUN_UNITS }) {
-            let flight = flights.clone().acquire_owned().await.ok();
+            while let Some(done) = tasks.try_join_next() {
+                done.unwrap_or(Err(Fault::Protocol("a run failed")))?;
+            }
+            let flight = flight(&link, &flights, tasks.len()).await;
             let stream = tokio::time::timeout(OPEN, connection.open_uni()).await;
             let stream = stream.map_err(|_| Fault::Stalled(OPEN.as_secs()))?.map_err(Fault::Lost)?;
             let _ = stream.set_priority(run_priority(piece.precedence, nth));
@@ -102,6 +110,21 @@ pub(crate) async fn send(
             });
         }
     }
+}
+
+/// A run's place among those in flight: one of the link's own, or one of the node's if the line is long and fast.
+async fn flight(link: &Link, flights: &Arc<Semaphore>, in_flight: usize) -> Option<OwnedSemaphorePermit> {
+    if let Ok(flight) = flights.clone().try_acquire_owned() {
+        return Some(flight);
+    }
+    let Figures { rate_bytes_per_s, min_rtt, .. } = link.line.figures();
+    let wanted_bytes = LINES_FULL * rate_bytes_per_s as f64 * min_rtt.as_secs_f64();
+    if ((in_flight * RUN_BYTES) as f64) < wanted_bytes
+        && let Ok(flight) = link.here.more_runs.clone().try_acquire_owned()
+    {
+        return Some(flight);
+    }
+    flights.clone().acquire_owned().await.ok()
 }
 
 /// Sends a run, or a piece of one; the last piece frees its place with the core.

@@ -9,6 +9,7 @@ use quinn::{Connection, ConnectionError, RecvStream, SendStream, VarInt};
 use rustls_pki_types::CertificateDer;
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinSet;
+use tram_congestion::Line;
 use tram_proto::frame::{Frame, StreamKind};
 use tram_proto::limits::{REASON_BYTES, RUN_UNITS};
 use tram_relay::input::{Input, LinkId, Side, Signer};
@@ -18,7 +19,7 @@ use crate::link::fault::Fault;
 use crate::link::offered::Offered;
 use crate::link::transfer::Manifests;
 use crate::link::writer::{self, Letter};
-use crate::link::{Here, OpenLink, reader, transfer};
+use crate::link::{Here, OpenLink, pace, reader, transfer};
 
 /// A bye is given so long to reach the peer, and on a long line three round trips: one until there is room in a full
 /// congestion window, one to go and come back. quinn 0.11 loses a close while it is congested, a bye it does not.
@@ -42,6 +43,8 @@ pub(crate) struct Link {
     pub(crate) here: Arc<Here>,
     pub(crate) id: LinkId,
     pub(crate) peer: Signer,
+    /// What is known of the line to it.
+    pub(crate) line: Arc<Line>,
     pub(crate) readers: Semaphore,
     pub(crate) urgent_readers: Semaphore,
     pub(crate) manifests: Mutex<Manifests>,
@@ -144,7 +147,7 @@ fn clip(text: &str) -> &str {
 /// first word.
 pub(crate) async fn run(
     here: Arc<Here>,
-    connection: Connection,
+    (connection, line): (Connection, Arc<Line>),
     side: Side,
     on_heard: impl Fn() + Send + Sync + 'static,
     left: impl Future<Output = ()>,
@@ -167,6 +170,7 @@ pub(crate) async fn run(
         id: LinkId(here.engine.unique()),
         here: here.clone(),
         peer: peer.clone(),
+        line: line.clone(),
         readers: Semaphore::new(READERS),
         urgent_readers: Semaphore::new(URGENT_READERS),
         manifests: Mutex::default(),
@@ -180,7 +184,7 @@ pub(crate) async fn run(
         heard: AtomicBool::new(false),
         on_heard: Box::new(on_heard),
     });
-    let open = OpenLink { peer: peer.name, side, since_ms: here.clock.wall_ms(), connection: connection.clone() };
+    let open = OpenLink { peer: peer.name, side, since_ms: here.clock.wall_ms(), line, connection: connection.clone() };
     here.open.send_modify(|links| {
         links.insert(link.id, open);
     });
@@ -216,6 +220,7 @@ async fn serve(
     tasks.spawn(reader::control(link.clone(), recv));
     tasks.spawn(reader::streams(link.clone(), connection.clone()));
     tasks.spawn(writer::run(link.clone(), connection.clone(), outputs, queue.clone()));
+    tasks.spawn(pace::probe(link.clone(), queue.clone()));
     let mut runs = JoinSet::new();
     let fault = tokio::select! {
         fault = first_fault(link, connection, &mut tasks, &mut runs, &mut transfers) => fault,

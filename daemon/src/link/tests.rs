@@ -6,4 +6,5 @@ pub(crate) mod fixture;
 mod good;
 mod line;
 mod office;
+mod rate;
 mod weather;

@@ -24,6 +24,7 @@ use super::line::Line;
 use crate::clock::Clock;
 use crate::link::dialer::UplinkState;
 use crate::link::endpoint::{Endpoints, SERVER_NAME};
+use crate::link::pace::Pace;
 use crate::link::transfer::{NO_ROOM, SILENT};
 use crate::spool::{GRACE_MS, MemorySpool};
 
@@ -480,7 +481,7 @@ async fn a_client_without_a_certificate_gets_no_link() {
         .with_custom_certificate_verifier(Arc::new(Credulous))
         .with_no_client_auth();
     tls.alpn_protocols = vec![ALPN.to_vec()];
-    let config = station.endpoints.client(tls).expect("QUIC");
+    let config = Endpoints::client(tls, Pace::default(), &Pace::default().line()).expect("QUIC");
     let endpoint = station.endpoints.towards(station.address()).expect("opens");
     let connecting = endpoint.connect_with(config, station.address(), SERVER_NAME).expect("dials");
     let error = match connecting.await {

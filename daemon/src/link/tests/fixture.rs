@@ -31,6 +31,7 @@ use crate::clock::Clock;
 use crate::engine::handle::{EngineHandle, Request};
 use crate::link::dialer::{Uplink, UplinkStatus, Uplinks};
 use crate::link::endpoint::{Endpoints, QuicKeys, SERVER_NAME};
+use crate::link::pace::Pace;
 use crate::link::trust::{NodeTrust, Trust};
 use crate::link::{Here, acceptor};
 use crate::spool::{GRACE_MS, MemorySpool, Spool};
@@ -111,7 +112,7 @@ impl Station {
 
     pub(crate) fn with_spool(keys: &NodeKeys, listen: Option<&str>, clock: Clock, spool: Arc<dyn Spool>) -> Self {
         let listen = listen.map(|text| text.parse().expect("address"));
-        let endpoints = Endpoints::open(listen, quic_keys(keys), Arc::new(|| None)).expect("opens");
+        let endpoints = Endpoints::open(listen, quic_keys(keys), Pace::default()).expect("opens");
         Self::on(keys, clock, spool, endpoints)
     }
 
@@ -138,7 +139,7 @@ impl Station {
     }
 
     pub(crate) fn dial(&self, node: &str, address: SocketAddr) -> Uplinks {
-        let uplink = Uplink { node: name(node), addresses: vec![address.to_string()] };
+        let uplink = Uplink { node: name(node), addresses: vec![address.to_string()], pace: Pace::default() };
         Uplinks::dial(&self.here, &self.endpoints, vec![uplink])
     }
 
@@ -295,13 +296,14 @@ pub(crate) struct Raw {
 
 impl Raw {
     pub(crate) async fn dial(keys: &NodeKeys, to: &Station) -> Self {
-        let endpoints = Endpoints::open(None, quic_keys(keys), Arc::new(|| None)).expect("opens");
+        let endpoints = Endpoints::open(None, quic_keys(keys), Pace::default()).expect("opens");
         Self::dial_from(endpoints, keys, to).await
     }
 
     pub(crate) async fn dial_from(endpoints: Endpoints, keys: &NodeKeys, to: &Station) -> Self {
         let trust = NodeTrust::new(keys.clone(), Clock::default());
-        let config = endpoints.client(trust.client(&to.keys.identity().name).expect("TLS")).expect("QUIC");
+        let tls = trust.client(&to.keys.identity().name).expect("TLS");
+        let config = Endpoints::client(tls, Pace::default(), &Pace::default().line()).expect("QUIC");
         let endpoint = endpoints.towards(to.address()).expect("opens");
         let connection =
             endpoint.connect_with(config, to.address(), SERVER_NAME).expect("dials").await.expect("connects");

@@ -10,8 +10,18 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, UdpPoller};
+
+/// A packet that would wait longer is dropped.
+const QUEUE: Duration = Duration::from_millis(100);
+
+#[expect(clippy::disallowed_methods, reason = "the line lives in the runtime's virtual time")]
+fn now() -> Instant {
+    Instant::now()
+}
 
 /// How the line is just now.
 #[derive(Debug, Clone, Copy)]
@@ -23,11 +33,13 @@ pub(crate) struct Conditions {
     /// Longer datagrams vanish.
     pub(crate) mtu: usize,
     pub(crate) is_cut: bool,
+    /// Each direction carries so many bytes of IP packets a second, and queues them for at most 100 ms.
+    pub(crate) bytes_per_s: Option<f64>,
 }
 
 impl Default for Conditions {
     fn default() -> Self {
-        Self { latency_ms: 10, jitter_ms: 0, loss_percent: 0, mtu: 1500, is_cut: false }
+        Self { latency_ms: 10, jitter_ms: 0, loss_percent: 0, mtu: 1500, is_cut: false, bytes_per_s: None }
     }
 }
 
@@ -40,7 +52,12 @@ struct State {
     nat: Option<(SocketAddr, SocketAddr)>,
     /// Datagrams that vanished.
     lost: u64,
+    /// When a sender's line is free again, and what is on it in order.
+    free: HashMap<SocketAddr, Instant>,
+    queues: HashMap<SocketAddr, Arc<Mutex<VecDeque<Flying>>>>,
 }
+
+type Flying = (Arc<Socket>, SocketAddr, Vec<u8>);
 
 impl State {
     /// SplitMix64.
@@ -88,7 +105,7 @@ impl Line {
 
     fn carry(&self, from: SocketAddr, to: SocketAddr, datagram: &[u8]) {
         let mut state = self.state();
-        let Conditions { latency_ms, jitter_ms, loss_percent, mtu, is_cut } = state.conditions;
+        let Conditions { latency_ms, jitter_ms, loss_percent, mtu, is_cut, bytes_per_s } = state.conditions;
         let is_lost = state.below(100) < loss_percent;
         let delay = Duration::from_millis(latency_ms + state.below(jitter_ms + 1));
         let (seen, inside) = match state.nat {
@@ -102,8 +119,29 @@ impl Line {
             state.lost += 1;
             return;
         };
-        drop(state);
         let datagram = datagram.to_vec();
+        if let Some(bytes_per_s) = bytes_per_s {
+            let now = now();
+            let free = state.free.get(&from).copied().unwrap_or(now).max(now);
+            if free - now > QUEUE {
+                state.lost += 1;
+                return;
+            }
+            let free = free + Duration::from_secs_f64((datagram.len() + 28) as f64 / bytes_per_s);
+            state.free.insert(from, free);
+            let queue = state.queues.entry(from).or_default().clone();
+            drop(state);
+            // Each timer takes the first of the queue: timers of one millisecond fire in any order, packets do not.
+            queue.lock().expect("whole").push_back((socket, seen, datagram));
+            tokio::spawn(async move {
+                tokio::time::sleep_until(free + delay).await;
+                let first = queue.lock().expect("whole").pop_front();
+                let (socket, seen, datagram) = first.expect("one for each timer");
+                socket.deliver(seen, datagram);
+            });
+            return;
+        }
+        drop(state);
         tokio::spawn(async move {
             tokio::time::sleep(delay).await;
             socket.deliver(seen, datagram);

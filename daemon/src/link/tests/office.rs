@@ -25,6 +25,7 @@ use crate::engine::Engine;
 use crate::engine::handle::{Delivery, EngineHandle, Request};
 use crate::link::dialer::{Uplink, Uplinks};
 use crate::link::endpoint::Endpoints;
+use crate::link::pace::Pace;
 use crate::link::trust::NodeTrust;
 use crate::link::{Here, acceptor};
 use crate::spool::{GRACE_MS, MemorySpool, Spool};
@@ -89,7 +90,7 @@ impl Office {
     }
 
     pub(crate) fn dial(&self, node: &str, address: SocketAddr) -> Uplinks {
-        let uplink = Uplink { node: name(node), addresses: vec![address.to_string()] };
+        let uplink = Uplink { node: name(node), addresses: vec![address.to_string()], pace: Pace::default() };
         Uplinks::dial(&self.here, &self.endpoints, vec![uplink])
     }
 

@@ -18,15 +18,15 @@ const PARENT: ([u8; 4], u16) = ([10, 0, 0, 1], 7443);
 const CHILD: ([u8; 4], u16) = ([10, 0, 0, 2], 7443);
 
 /// Central and can-tho, which dials it, over one line.
-struct Weather {
-    line: Line,
-    central: Office,
-    can_tho: Office,
+pub(super) struct Weather {
+    pub(super) line: Line,
+    pub(super) central: Office,
+    pub(super) can_tho: Office,
     uplinks: Uplinks,
 }
 
 impl Weather {
-    async fn new(seed: u64, conditions: Conditions) -> Self {
+    pub(super) async fn new(seed: u64, conditions: Conditions) -> Self {
         println!("seed {seed}");
         let overlay = Overlay::new();
         let keys = overlay.admit("can-tho");
@@ -79,7 +79,7 @@ impl Weather {
 }
 
 /// Different for each number.
-fn noisy(bytes: usize, number: usize) -> Vec<u8> {
+pub(super) fn noisy(bytes: usize, number: usize) -> Vec<u8> {
     let mut out = noise(bytes.max(8));
     out[..8].copy_from_slice(&(number as u64).to_le_bytes());
     out
