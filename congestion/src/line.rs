@@ -12,6 +12,10 @@ const DECLARED_SHARE: f64 = 0.98;
 /// A model older than this says nothing about the line as it is now.
 const MODEL_AGE: Duration = Duration::from_secs(3600);
 
+/// Shorter ones may be nothing but acknowledgements, which are never acknowledged themselves: 64 ranges and what is around
+/// them. quinn tells of them as of any packet.
+const SHORT_BYTES: u64 = 600;
+
 /// One line, in the direction in which this node sends.
 #[derive(Debug, Default)]
 pub struct Line {
@@ -39,7 +43,7 @@ pub struct Figures {
     pub acked_bytes: u64,
     /// Given up as lost.
     pub lost_bytes: u64,
-    /// Sent, and neither acknowledged nor given up.
+    /// Sent, and neither acknowledged nor given up; short packets count from the next acknowledgement on.
     pub in_flight_bytes: u64,
     /// What the line delivers when it is full; 0 while nothing is known.
     pub rate_bytes_per_s: u64,
@@ -119,7 +123,9 @@ impl Line {
 
     pub(crate) fn on_sent(&self, bytes: u64) {
         self.sent_bytes.fetch_add(bytes, Relaxed);
-        self.in_flight_bytes.fetch_add(bytes, Relaxed);
+        if bytes > SHORT_BYTES {
+            self.in_flight_bytes.fetch_add(bytes, Relaxed);
+        }
     }
 
     pub(crate) fn on_acked(&self, bytes: u64, in_flight_bytes: u64) {
