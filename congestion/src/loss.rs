@@ -12,6 +12,9 @@ const EXCESS: f64 = 0.04;
 const PACKETS: f64 = 64.0;
 /// The same for the share after a cut, which decides more.
 const PACKETS_AFTER: f64 = 128.0;
+/// Shares in a row that are too large before it is looked into, and while a limit is kept to.
+const SHARES: u8 = 3;
+const SHARES_LIMITED: u8 = 8;
 /// The line's own share never counts for more: beyond, nothing would be left to send.
 const MOST: f64 = 0.5;
 /// What is sent while it is looked into.
@@ -139,7 +142,9 @@ impl Loss {
         let usual = EXCESS + 2.0 * (self.own * (1.0 - self.own) / packets).sqrt();
         if self.measured > 0 && share > self.own + usual {
             self.excess = self.excess.saturating_add(1);
-            if self.excess >= 2 && self.rest == 0 {
+            // Under a limit there should be no loss of ours: what is lost all the same is most likely weather.
+            let enough = if self.limit.is_some() { SHARES_LIMITED } else { SHARES };
+            if self.excess >= enough && self.rest == 0 {
                 self.trial = Some(Trial { share, rate, rounds: 2 });
                 return Advice::Cut;
             }

@@ -301,7 +301,8 @@ impl Rate {
         let (lost, acked) = (packets(round.lost), packets(round.acked));
         let is_steady = matches!(self.phase, Phase::Cruise | Phase::Start { .. });
         if is_steady {
-            match self.loss.round(now, lost, acked, has_queue, rate) {
+            let best = self.best();
+            match self.loss.round(now, lost, acked, has_queue, best) {
                 Advice::Cut if matches!(self.phase, Phase::Cruise) => {
                     self.before_cut = self.window;
                     self.window *= CUT;
@@ -437,7 +438,7 @@ impl Rate {
                 self.window = self.window.min(most * least);
             }
             if let Some(limit) = self.loss.limit(now) {
-                self.window = self.window.min(limit * least);
+                self.window = self.window.min(self.full(limit));
             }
         }
         self.window = self.window.max((LEAST_PACKETS * self.mtu) as f64);

@@ -96,8 +96,9 @@ pub(crate) struct Outcome {
     rate: f64,
     flows: Vec<Vec<u64>>,
     pub(crate) drops: u64,
-    pub(crate) policed: u64,
     pub(crate) offered: u64,
+    /// What the policer dropped of what was offered to it, from 5 s on.
+    pub(crate) policed: (u64, u64),
     waits_ms: Vec<(u64, f64)>,
 }
 
@@ -163,7 +164,7 @@ pub(crate) fn run(net: &Net, specs: &[Spec], for_ns: u64) -> Outcome {
             flow
         })
         .collect();
-    let outcome = Outcome { rate: net.rate, flows: vec![], drops: 0, policed: 0, offered: 0, waits_ms: Vec::new() };
+    let outcome = Outcome { rate: net.rate, flows: vec![], drops: 0, offered: 0, policed: (0, 0), waits_ms: Vec::new() };
     let bucket = net.policer.map_or(0.0, |(_, bucket)| bucket);
     let mut world = World {
         now: 0,
@@ -255,8 +256,11 @@ impl World {
             let tokens = (tokens + rate * (self.now - since) as f64 / 1e9).min(bucket);
             let passes = tokens >= MTU as f64;
             self.tokens = (if passes { tokens - MTU as f64 } else { tokens }, self.now);
+            if self.now >= 5 * S {
+                self.outcome.policed.0 += u64::from(!passes);
+                self.outcome.policed.1 += 1;
+            }
             if !passes {
-                self.outcome.policed += 1;
                 return;
             }
         }
