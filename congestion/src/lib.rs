@@ -75,7 +75,7 @@ impl Controller for Rate {
     }
 
     fn window(&self) -> u64 {
-        Rate::window(self)
+        Self::window(self)
     }
 
     fn clone_box(&self) -> Box<dyn Controller> {
@@ -83,7 +83,7 @@ impl Controller for Rate {
     }
 
     fn initial_window(&self) -> u64 {
-        Rate::window(self)
+        Self::window(self)
     }
 
     fn into_any(self: Box<Self>) -> Box<dyn Any> {

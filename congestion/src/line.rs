@@ -168,3 +168,41 @@ impl Line {
 fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_is_used_for_an_hour_and_only_once_the_rate_is_known() {
+        let line = Line::new(false);
+        line.publish(10_000, 1e6, Duration::from_millis(50), true);
+        assert_eq!(line.saved(), None);
+        line.publish(10_000, 1e6, Duration::from_millis(50), false);
+        let saved = line.saved().expect("known");
+        let next = Line::new(false);
+        next.restore(saved, Duration::from_secs(3600));
+        assert_eq!(next.model(), None);
+        next.restore(saved, Duration::from_secs(3599));
+        assert_eq!(next.model(), Some(saved));
+    }
+
+    #[test]
+    fn a_probe_opens_two_packets_more_each_time_until_something_is_acknowledged() {
+        let line = Line::new(false);
+        line.publish(10_000, 1e6, Duration::from_millis(50), false);
+        line.probe();
+        assert_eq!(line.probe_bytes(), 10_000 + 2 * crate::rate::PACKET_BYTES);
+        line.probe();
+        assert_eq!(line.probe_bytes(), 10_000 + 4 * crate::rate::PACKET_BYTES);
+        line.on_acked(1, 0);
+        assert_eq!(line.probe_bytes(), 0);
+    }
+
+    #[test]
+    fn acknowledgements_of_ours_are_not_in_flight() {
+        let line = Line::new(false);
+        line.on_sent(40);
+        assert_eq!((line.figures().sent_bytes, line.figures().in_flight_bytes), (40, 0));
+    }
+}

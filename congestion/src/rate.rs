@@ -444,19 +444,6 @@ impl Rate {
         self.window = self.window.max((LEAST_PACKETS * self.mtu) as f64);
     }
 
-    /// For people who trace it.
-    #[must_use]
-    pub const fn phase_name(&self) -> &'static str {
-        match self.phase {
-            Phase::Start { .. } => "start",
-            Phase::Settle { .. } => "settle",
-            Phase::Cruise => "cruise",
-            Phase::Look { .. } => "look",
-            Phase::Test { .. } => "test",
-            Phase::Compete { .. } => "compete",
-        }
-    }
-
     fn publish(&self) {
         let starting = matches!(self.phase, Phase::Start { .. });
         self.line.publish(self.window(), self.best(), self.least(), starting);

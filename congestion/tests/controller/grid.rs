@@ -1,8 +1,6 @@
 //! The grid: every rate, round trip, loss and queue, one flow of ours.
 
-mod sim;
-
-use sim::{Loss, MS, Net, OURS, S, run};
+use crate::sim::{Loss, MS, Net, OURS, S, run};
 
 const RATES: [f64; 5] = [0.4, 2.0, 20.0, 200.0, 1000.0];
 const TRIPS_MS: [u64; 4] = [2, 60, 250, 600];
@@ -16,6 +14,30 @@ const LOSSES: [Loss; 7] = [
     Loss::Random(0.5),
     Loss::Bursts(0.02, 8.0),
 ];
+
+/// What decision 14 promises, on a part of the grid that takes seconds. Bursts may cost a little more than random loss.
+#[test]
+fn a_part_keeps_what_is_promised() {
+    let part = [(0.4, 60), (0.4, 250), (2.0, 60), (2.0, 250), (20.0, 2), (20.0, 60), (20.0, 250), (200.0, 60)];
+    for (rate, rtt) in part {
+        for loss in LOSSES {
+            let (share, least) = match loss {
+                Loss::Random(share) if share <= 0.05 => (share, 0.96),
+                Loss::Random(share) if share <= 0.2 => (share, 0.9),
+                Loss::Random(share) => (share, 0.6),
+                Loss::Bursts(share, _) => (share, 0.92),
+            };
+            let out = run(&Net::new(rate, rtt, loss, 1.0), &[OURS], 30 * S);
+            let filled = out.share(0, (20 * rtt * MS).max(2 * S), 30 * S) / (1.0 - share);
+            assert!(filled >= least, "{rate} Mbit/s, {rtt} ms, {loss:?}: {filled:.3} of what can be");
+            let drops = out.drop_share();
+            assert!(
+                drops <= 0.02 || share > 0.2 || rate < 1.0,
+                "{rate} Mbit/s, {rtt} ms, {loss:?}: {drops:.3} dropped"
+            );
+        }
+    }
+}
 
 #[test]
 #[ignore = "prints the whole grid in several minutes"]

@@ -164,7 +164,8 @@ pub(crate) fn run(net: &Net, specs: &[Spec], for_ns: u64) -> Outcome {
             flow
         })
         .collect();
-    let outcome = Outcome { rate: net.rate, flows: vec![], drops: 0, offered: 0, policed: (0, 0), waits_ms: Vec::new() };
+    let outcome =
+        Outcome { rate: net.rate, flows: vec![], drops: 0, offered: 0, policed: (0, 0), waits_ms: Vec::new() };
     let bucket = net.policer.map_or(0.0, |(_, bucket)| bucket);
     let mut world = World {
         now: 0,
@@ -328,19 +329,6 @@ impl World {
                 for flow in 0..self.flows.len() {
                     if self.flows[flow].app.is_some() {
                         self.pump(flow);
-                    }
-                }
-                if self.outcome.waits_ms.len() % 10 == 0 && std::env::var_os("SIM_TRACE").is_some() {
-                    for (index, flow) in self.flows.iter().enumerate() {
-                        let what = match &flow.control {
-                            Control::Ours(rate, line) => format!("{:?} {}", line.figures(), rate.phase_name()),
-                            Control::Cubic(cubic) => format!("cubic {}", cubic.window()),
-                        };
-                        eprintln!(
-                            "{:.2} {index} queue {:.1} ms {what}",
-                            self.now as f64 / 1e9,
-                            self.queued / self.net.rate * 1e3
-                        );
                     }
                 }
                 self.at(self.now + 10 * MS, Event::Sample);

@@ -1,8 +1,6 @@
 //! One line at a time: what the controller must show on each, and the figures it shows.
 
-mod sim;
-
-use sim::{CUBIC, Change, Loss, MS, Net, OURS, Outcome, S, Spec, Who, mbit, run};
+use crate::sim::{CUBIC, Change, Loss, MS, Net, OURS, Outcome, S, Spec, Who, mbit, run};
 
 fn clean(mbit_s: f64, rtt_ms: u64, queue: f64) -> Net {
     Net::new(mbit_s, rtt_ms, Loss::Random(0.0), queue)
@@ -25,7 +23,7 @@ fn at_most(what: &str, figure: f64, most: f64) {
     check(what, figure, 0.0, most);
 }
 
-/// Jain-free: the smaller flow's part of both.
+/// The smaller flow's part of both.
 fn smaller(out: &Outcome, from: u64, to: u64) -> f64 {
     let (a, b) = (out.bytes(0, from, to), out.bytes(1, from, to));
     a.min(b) / (a + b)
@@ -169,42 +167,4 @@ fn loss_that_comes_and_goes_is_borne() {
     at_least("none again", out.share(0, 42 * S, 60 * S), 0.95);
     let out = run(&Net::new(20.0, 60, Loss::Random(0.5), 1.0), &[OURS], 30 * S);
     at_least("half lost", out.share(0, 5 * S, 30 * S) / 0.5, 0.6);
-}
-
-#[test]
-#[ignore = "a trace for SIM_TRACE"]
-fn trace() {
-    let mut net = clean(200.0, 60, 1.0);
-    match std::env::var("STORY").as_deref() {
-        Ok("burst") => net = Net::new(200.0, 2, Loss::Bursts(0.02, 8.0), 1.0),
-        Ok("policer") => net.policer = Some((mbit(20.0), mbit(20.0) * 0.05)),
-        Ok("batch") => {
-            net = clean(100.0, 40, 1.0);
-            net.ack_batch_ns = 20 * MS;
-        }
-        Ok("silence") => {
-            net = clean(2.0, 40, 1.0);
-            net.changes = vec![(5 * S, Change::Up(false)), (25 * S, Change::Up(true))];
-        }
-        Ok("rtt") => {
-            net = clean(20.0, 60, 1.0);
-            net.changes = vec![(3 * S, Change::Rtt(180 * MS))];
-        }
-        Ok("bursts") => net = Net::new(20.0, 60, Loss::Bursts(0.02, 8.0), 1.0),
-        Ok("slow") => net = Net::new(2.0, 40, Loss::Random(0.005), 1.0),
-        Ok("late") => {
-            let late = Spec { starts_ns: 10 * S, ..OURS };
-            let out = run(&clean(20.0, 50, 1.0), &[late, CUBIC], 80 * S);
-            println!("{}", out.share(0, 0, 40 * S));
-            return;
-        }
-        Ok("cubic") => {
-            let out = run(&clean(20.0, 50, 1.0), &[OURS, CUBIC], 40 * S);
-            println!("{}", out.share(0, 0, 40 * S));
-            return;
-        }
-        _ => {}
-    }
-    let out = run(&net, &[OURS], 40 * S);
-    println!("{}", out.share(0, 0, 40 * S));
 }
