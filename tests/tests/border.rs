@@ -8,11 +8,12 @@ use std::process::Command;
 
 use serde_json::Value;
 
-const MEMBERS: [&str; 9] = [
+const MEMBERS: [&str; 10] = [
     "tram",
     "tram-benches",
     "tram-client",
     "tram-congestion",
+    "tram-lab",
     "tram-pki",
     "tram-proto",
     "tram-relay",
@@ -21,8 +22,9 @@ const MEMBERS: [&str; 9] = [
 ];
 
 /// What each member may depend on inside the workspace.
-const EDGES: [(&str, &[&str]); 9] = [
+const EDGES: [(&str, &[&str]); 10] = [
     ("tram-congestion", &[]),
+    ("tram-lab", &[]),
     ("tram-proto", &[]),
     ("tram-relay", &["tram-proto"]),
     ("tram-pki", &["tram-proto"]),
@@ -34,7 +36,8 @@ const EDGES: [(&str, &[&str]); 9] = [
 ];
 
 /// Folders of the members that are built into programs and libraries.
-const SOURCES: [&str; 9] = ["proto", "relay", "pki", "congestion", "daemon", "client", "cli", "tests", "benches"];
+const SOURCES: [&str; 10] =
+    ["proto", "relay", "pki", "congestion", "daemon", "client", "cli", "tests", "tests/lab", "benches"];
 
 const MOST_LINES: usize = 800;
 
