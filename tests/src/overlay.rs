@@ -306,6 +306,16 @@ impl Overlay {
         self.start(node, command);
     }
 
+    /// Starts a node's daemon by way of another command, which runs what follows its arguments.
+    ///
+    /// # Panics
+    /// When this program has no path.
+    pub fn run_by(&self, node: &str, mut command: Command) {
+        let program = fs::canonicalize(&self.program).expect("this program has a path");
+        command.arg(program).arg("tramd").arg("run").arg("--dir").arg(self.path(node));
+        self.start(node, command);
+    }
+
     /// Starts a node whose clock is wrong by so much.
     pub fn run_at(&self, node: &str, offset_ms: i64) {
         let mut command = Command::new(&self.program);

@@ -1,6 +1,7 @@
 //! Moves packets between the two tunnels of a line as the model says. One thread; it sleeps until the next packet comes
 //! or is due, and never wakes twice within [`PAUSE_NS`].
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::num::NonZeroU64;
@@ -24,6 +25,8 @@ const BATCH: usize = 64;
 const PACKET_BYTES: usize = 65_536;
 /// The longest sleep, so that the line ends soon.
 const LOOK_NS: u64 = SECOND_NS / 10;
+/// Flows that are told apart, in each direction; what comes after counts in the totals only.
+const FLOWS: usize = 64;
 /// Before everything else on the machine.
 const NICE: i32 = -20;
 
@@ -52,7 +55,19 @@ struct State {
     directions: [Direction<Box<[u8]>>; 2],
     /// Totals at the end of each second.
     seconds: Vec<[Counts; 2]>,
+    flows: [BTreeMap<Flow, u64>; 2],
     timing: Timing,
+}
+
+/// IPv4 protocol and source port of a flow.
+pub type Flow = (u8, u16);
+
+/// The flow a packet belongs to, if it has ports.
+fn flow(packet: &[u8]) -> Option<Flow> {
+    let header = usize::from(packet.first()? & 0x0f) * 4;
+    let protocol = *packet.get(9)?;
+    let port = packet.get(header..header + 2)?;
+    (packet[0] >> 4 == 4 && [6, 17].contains(&protocol)).then(|| (protocol, u16::from_be_bytes([port[0], port[1]])))
 }
 
 /// A line that carries packets; it ends when this is dropped.
@@ -68,7 +83,12 @@ impl Line {
     pub(crate) fn start(tunnels: [File; 2], both: Both, seed: u64) -> Self {
         let began = Instant::now();
         let directions = [Direction::new(both.there, seed), Direction::new(both.back, !seed)];
-        let state = State { directions, seconds: Vec::new(), timing: Timing::default() };
+        let state = State {
+            directions,
+            seconds: Vec::new(),
+            flows: [BTreeMap::new(), BTreeMap::new()],
+            timing: Timing::default(),
+        };
         let (state, over) = (Arc::new(Mutex::new(state)), Arc::new(AtomicBool::new(false)));
         let (of, until) = (state.clone(), over.clone());
         let thread = thread::spawn(move || carry(tunnels, began, &of, &until));
@@ -114,6 +134,12 @@ impl Line {
             .iter()
             .map(|both| both[from as usize].since(std::mem::replace(&mut before, both[from as usize])))
             .collect()
+    }
+
+    /// IP bytes delivered so far of each flow that entered at this end.
+    #[must_use]
+    pub fn flows(&self, from: End) -> BTreeMap<Flow, u64> {
+        self.state().flows[from as usize].clone()
     }
 
     /// How exact the emulation was so far.
@@ -178,6 +204,12 @@ impl State {
                 self.timing.packets += 1;
                 self.timing.late += u64::from(late_ns > LATE_NS);
                 self.timing.latest_ns = self.timing.latest_ns.max(late_ns);
+                if let Some(flow) = flow(&packet) {
+                    let flows = &mut self.flows[from];
+                    if flows.len() < FLOWS || flows.contains_key(&flow) {
+                        *flows.entry(flow).or_default() += packet.len() as u64;
+                    }
+                }
                 // A device that went down takes nothing, like a line whose end was unplugged.
                 let _ = far.write(&packet);
             }

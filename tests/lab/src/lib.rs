@@ -13,7 +13,7 @@ mod tun;
 
 use std::net::Ipv4Addr;
 
-pub use emulator::{End, Line, Timing};
+pub use emulator::{End, Flow, Line, Timing};
 pub use machine::{IDLE_LEAST, Machine};
 use model::Profile;
 pub use namespace::Namespace;
