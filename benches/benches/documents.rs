@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use tram_benches::cpu_seconds;
 use tram_client::{Client, NewMessage, Place};
 use tram_tests::overlay::{Overlay, until};
 
@@ -25,8 +26,6 @@ const AT_ONCE: usize = 512;
 const CONNECTIONS: usize = 4;
 const ROUNDS: usize = 5;
 const SYNCS: usize = 300;
-/// Clock ticks of /proc/PID/stat in a second.
-const TICKS: f64 = 100.0;
 
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
@@ -59,9 +58,8 @@ fn measure(documents: usize) {
     let mut already = 0;
     for round in 0..=ROUNDS {
         let disk = syncs_a_second(&overlay.path("disk"));
-        let cpu = |pid: u32| cpu_seconds(Path::new(&format!("/proc/{pid}/stat")));
         let (own, ct, c) = (std::process::id(), overlay.pid("CT"), overlay.pid("C"));
-        let before = [own, ct, c].map(cpu);
+        let before = [own, ct, c].map(cpu_seconds);
         let began = Instant::now();
         runtime.block_on(send(&place("CT"), documents));
         let sent = began.elapsed();
@@ -71,7 +69,7 @@ fn measure(documents: usize) {
             (there >= already as u64).then_some(())
         });
         let arrived = began.elapsed();
-        let used = [own, ct, c].map(cpu);
+        let used = [own, ct, c].map(cpu_seconds);
         let rate = |took: Duration| documents as f64 / took.as_secs_f64();
         let each = |place: usize| (used[place] - before[place]) * 1e6 / documents as f64;
         let ratio = rate(arrived) / disk;
@@ -139,12 +137,4 @@ fn syncs_a_second(path: &Path) -> f64 {
         file.write_all(&document).and_then(|()| file.sync_data()).expect("written");
     }
     SYNCS as f64 / began.elapsed().as_secs_f64()
-}
-
-/// User and system time of a process so far.
-fn cpu_seconds(stat: &Path) -> f64 {
-    let text = std::fs::read_to_string(stat).expect("the process runs");
-    let fields = text.rsplit(") ").next().unwrap_or_default().split(' ').collect::<Vec<_>>();
-    let ticks = |at: usize| fields.get(at).and_then(|f| f.parse::<f64>().ok()).unwrap_or(0.0);
-    (ticks(11) + ticks(12)) / TICKS
 }

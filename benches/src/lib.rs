@@ -56,3 +56,19 @@ pub fn print(baseline: &str, baseline_ns: f64, lines: &[Measured]) {
         println!("{what:<44} {ns:>10.0} {ratio:>8.2} {:>7.0}%", spread * 100.0);
     }
 }
+
+/// Clock ticks of `/proc/PID/stat` in a second.
+const TICKS: f64 = 100.0;
+
+/// User and system time of a process so far, in seconds.
+///
+/// # Panics
+/// When it does not run.
+#[must_use]
+pub fn cpu_seconds(pid: u32) -> f64 {
+    let path = format!("/proc/{pid}/stat");
+    let text = std::fs::read_to_string(path).expect("the process runs");
+    let fields = text.rsplit(") ").next().unwrap_or_default().split(' ').collect::<Vec<_>>();
+    let ticks = |at: usize| fields.get(at).and_then(|f| f.parse::<f64>().ok()).unwrap_or(0.0);
+    (ticks(11) + ticks(12)) / TICKS
+}

@@ -16,7 +16,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
-use tram_lab::{End, Namespace};
+use tram_lab::{End, Lab, Namespace, address};
 
 /// More than any line here holds: 200 Mbit/s at 250 ms, lost several times over, is 20 MB.
 const WINDOW_BYTES: u32 = 64 << 20;
@@ -24,7 +24,7 @@ const SEND_WINDOW_BYTES: u64 = 128 << 20;
 const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 const BLOCK_BYTES: usize = 1 << 20;
 pub(crate) const URGENT_BYTES: usize = 4096;
-const PORT: u16 = 7000;
+pub(crate) const PORT: u16 = 7000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Transport {
@@ -59,7 +59,7 @@ pub(crate) struct Ends<'a> {
     pub(crate) left: Option<&'a Namespace>,
     pub(crate) right: Option<&'a Namespace>,
     /// Of the right end.
-    pub(crate) at: std::net::Ipv4Addr,
+    pub(crate) at: SocketAddr,
 }
 
 /// When small messages are sent beside the bulk.
@@ -79,6 +79,18 @@ pub(crate) struct Blast {
     runtime: Option<Runtime>,
 }
 
+impl<'a> Ends<'a> {
+    /// Of the first line of a lab.
+    pub(crate) fn of(lab: &'a Lab, port: u16) -> Self {
+        let at = SocketAddr::from((address(0, End::Right), port));
+        Self { left: Some(lab.space(0)), right: Some(lab.space(1)), at }
+    }
+
+    pub(crate) fn loopback() -> Self {
+        Self { left: None, right: None, at: SocketAddr::from(([127, 0, 0, 1], PORT)) }
+    }
+}
+
 impl Blast {
     pub(crate) fn start(
         transport: Transport,
@@ -92,7 +104,7 @@ impl Blast {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.map_err(|error| error.to_string())?;
         let _inside = runtime.enter();
-        let at = SocketAddr::from((ends.at, PORT));
+        let at = ends.at;
         let job = Job { from, bytes, urgent, received: received.clone(), echoes: echoes.clone() };
         if let Some(congestion) = transport.tcp() {
             let listener = inside(ends.right, || tcp_listener(at, congestion))?;

@@ -5,10 +5,14 @@
 
 mod blast;
 mod bytes;
+mod hops;
 mod nodes;
 mod peers;
 mod ping;
 mod report;
+mod rough;
+mod stores;
+mod urgent;
 mod wan;
 
 use std::ffi::OsString;
@@ -18,7 +22,13 @@ use wan::Chosen;
 
 const USAGE: &str = "usage: ROW [OPTION]...
 
-  p1 [LINE]...   a large document over bad lines
+  p1 [LINE]...   a large document over bad lines: 200-100-1, 200-250-2, 20-40-0.5, 2-40-0.5, 4g
+  p2 [WHICH]...  flash beside bulk: one, three, slow-disk
+  p3             three hops beside one
+  p5             1 GiB over two hops on loopback; also P9, the relay's CPU
+  fair           two flows on one line
+  rough [LINE].. loss-20, loss-50, bursts, mtu-1280, declared, stall
+  check          P1 and P2 short; fails when they are missed by far
 
   --rounds N     instead of each row's own
   --seconds S    worth of bytes, instead of each line's own
@@ -38,6 +48,13 @@ fn main() -> ExitCode {
 fn rows(words: &[&str]) -> i32 {
     let result = chosen(words).and_then(|(row, chosen)| match row {
         "p1" => wan::p1(&chosen),
+        "p2" => urgent::p2(&chosen),
+        "p3" => hops::p3(&chosen),
+        "p5" | "p9" => hops::p5(&chosen),
+        "fair" => rough::fair(&chosen),
+        "rough" => rough::rough(&chosen),
+        "check" => wan::check().and_then(|()| urgent::check()),
+        "quinn-both" => hops::quinn_both(),
         other => Err(format!("{other:?} is no row\n\n{USAGE}")),
     });
     match result {

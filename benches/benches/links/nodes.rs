@@ -104,10 +104,9 @@ impl Nodes {
             });
         }
         for (node, .., space) in &all {
-            let mut command = match lab {
-                Some(lab) => lab.space(*space).command("env"),
-                None => std::process::Command::new("env"),
-            };
+            let mut command = crate::peers::command(lab.map(|lab| lab.space(*space)), "setpriv");
+            // When this program is killed, so are they.
+            command.args(["--pdeathsig", "KILL", "env"]);
             command.args(odd.environment.iter().map(|(name, value)| format!("{name}={value}")));
             overlay.run_by(node, command);
         }
