@@ -15,4 +15,5 @@ if [ ! -e /dev/net/tun ]; then
     mkdir -p /dev/net && mknod /dev/net/tun c 10 200 || fail "there is no /dev/net/tun, and it cannot be made"
 fi
 set -x
-exec cargo bench --quiet --locked --profile dev -p tram-benches --bench links -- check
+# With the whole workspace, so that what `cargo test --workspace` has built is used.
+exec cargo bench --quiet --locked --profile dev --workspace --bench links -- check

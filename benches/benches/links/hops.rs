@@ -165,6 +165,12 @@ pub(crate) fn p5(chosen: &Chosen) -> Result<(), String> {
             Ok(median((0..rounds.min(3)).map(|_| once(&source)).collect::<Result<Vec<_>, _>>()?))
         };
         row("rsync over ssh, -W --fsync, hop after hop", several(&rsync), None, rounds.min(3));
+        row(
+            "NATS, streams taken from leaf nodes, no fsync",
+            several(&|_| crate::nats::two_hops(GIB)),
+            None,
+            rounds.min(3),
+        );
         row("NNCP", several(&crate::stores::nncp), None, rounds.min(3));
         row("Syncthing", several(&crate::stores::syncthing), None, rounds.min(3));
     }

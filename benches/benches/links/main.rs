@@ -6,6 +6,7 @@
 mod blast;
 mod bytes;
 mod hops;
+mod nats;
 mod nodes;
 mod peers;
 mod ping;
@@ -23,7 +24,7 @@ use wan::Chosen;
 const USAGE: &str = "usage: ROW [OPTION]...
 
   p1 [LINE]...   a large document over bad lines: 200-100-1, 200-250-2, 20-40-0.5, 2-40-0.5, 4g
-  p2 [WHICH]...  flash beside bulk: one, three, slow-disk
+  p2 [WHICH]...  flash beside bulk: one, three, slow-disk, plain, nats
   p3             three hops beside one
   p5             1 GiB over two hops on loopback; also P9, the relay's CPU
   fair           two flows on one line

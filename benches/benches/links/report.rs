@@ -41,7 +41,9 @@ impl Section {
     }
 
     pub(crate) fn row(&mut self, cells: &[String]) {
-        self.say(&format!("| {} |", cells.join(" | ")));
+        // An error may have several lines and bars; a cell has one and none.
+        let cells = cells.iter().map(|cell| cell.lines().next().unwrap_or_default().replace('|', "/"));
+        self.say(&format!("| {} |", cells.collect::<Vec<_>>().join(" | ")));
     }
 
     pub(crate) fn say(&mut self, line: &str) {

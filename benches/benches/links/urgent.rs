@@ -128,6 +128,17 @@ fn plain(transport: Transport, samples: usize) -> Result<Measured, String> {
     Ok(Measured { idle, loaded, missing, bulk: all - small_share(), machine_idle: machine.idle_since() })
 }
 
+fn nats(samples: usize) -> Result<Measured, String> {
+    let machine = Machine::now();
+    let once =
+        |bulk_bytes, samples| crate::nats::urgent(line(), bulk_bytes, URGENT_BYTES, EVERY, samples, RAMP, PATIENCE);
+    let (idle, _) = once(0, IDLE_SAMPLES)?;
+    let worth = RAMP + EVERY * samples as u32 + PATIENCE * 2;
+    let (loaded, all) = once((RATE as f64 / 8.0 * worth.as_secs_f64()) as u64, samples)?;
+    let missing = samples - loaded.len();
+    Ok(Measured { idle, loaded, missing, bulk: all - small_share(), machine_idle: machine.idle_since() })
+}
+
 pub(crate) fn p2(chosen: &Chosen) -> Result<(), String> {
     let title = format!(
         "P2: flash of 4 KiB beside bulk, {} Mbit/s, {RTT_MS} ms, {QUEUE_MS} ms of queue; target p99 ÷ idle p50 ≤ 1.25, bulk ≥ 0.85",
@@ -179,11 +190,14 @@ pub(crate) fn p2(chosen: &Chosen) -> Result<(), String> {
     if wanted("slow-disk") {
         take("**Tram**, one hop, a sync takes 10 ms", slow.and_then(|slow| ours(Shape::One, samples, &slow)));
     }
-    if !chosen.ours_only {
+    if !chosen.ours_only && wanted("plain") {
         for transport in [Transport::TcpBbr, Transport::TcpCubic, Transport::QuinnBbr, Transport::QuinnCubic] {
             let how = if transport.name().starts_with("TCP") { "two connections" } else { "a stream with priority" };
             take(&format!("{}, {how}", transport.name()), plain(transport, samples));
         }
+    }
+    if !chosen.ours_only && wanted("nats") {
+        take("NATS, a leaf node's stream and a message", nats(samples));
     }
     plot("p2", "flash beside bulk: so many percent took at most so long", "percent", "ms", &plots);
     Ok(())
