@@ -137,7 +137,7 @@ pub(crate) fn rough(chosen: &Chosen) -> Result<(), String> {
         "ping loaded p95",
         "queue drops",
         "n (void)",
-        "machine idle",
+        "machine idle, packets late",
     ];
     let mut section = Section::new("rough", "Tram on rough lines: 20 Mbit/s, 40 ms, and", &columns);
     let wanted = |name: &str| chosen.only.is_empty() || chosen.only.iter().any(|only| only == name);

@@ -108,6 +108,8 @@ pub(crate) struct Run {
     pub(crate) loaded_p95_ms: f64,
     pub(crate) counts: Counts,
     pub(crate) machine_idle: f64,
+    /// The part of all packets that the emulator forwarded too late.
+    pub(crate) late: f64,
     /// Mbit/s of IP packets that left the far end, each second.
     pub(crate) series: Vec<(f64, f64)>,
 }
@@ -186,7 +188,7 @@ pub(crate) fn once(system: System, wan: &Wan, seed: u64, odd: &Odd) -> Result<Ru
     }
     let (took, ended_ns) = (began.elapsed(), line.now_ns());
     let (machine_idle, counts) = (machine.idle_since(), line.counts(wan.from).since(before));
-    let received = load.received(bytes);
+    let (received, timing) = (load.received(bytes), line.timing());
     if let Load::Tram(application, _) = &load {
         application.failures().iter().for_each(|failure| eprintln!("Tram: {failure}"));
     }
@@ -207,6 +209,7 @@ pub(crate) fn once(system: System, wan: &Wan, seed: u64, odd: &Odd) -> Result<Ru
         loaded_p95_ms: of(&trips, pinged + START, pinged + took.as_secs_f64(), 95.0),
         counts,
         machine_idle,
+        late: timing.late as f64 / timing.packets.max(1) as f64,
         series: series.map(|(second, counts)| (second as f64, counts.delivered_bytes as f64 * 8e-6)).collect(),
     })
 }
@@ -257,7 +260,7 @@ fn row(wan: &Wan, chosen: &Chosen) -> Result<(), String> {
         "ping loaded p95",
         "queue drops",
         "n (void)",
-        "machine idle",
+        "machine idle, packets late",
     ];
     let mut section = Section::new(&format!("p1-{}", wan.name), &title, &columns);
     let mut plots: Vec<Series> = Vec::new();
@@ -319,7 +322,7 @@ pub(crate) fn cells(system: System, runs: &[Run], ours: f64) -> Vec<String> {
         format!("{:.1} ms", median(all(|run| run.loaded_p95_ms))),
         format!("{:.2} %", median(all(|run| run.counts.drop_share() * 100.0))),
         format!("{} ({void})", runs.len()),
-        format!("{:.0} %", median(all(|run| run.machine_idle * 100.0))),
+        format!("{:.0} %, {:.1} %", median(all(|run| run.machine_idle * 100.0)), median(all(|run| run.late * 100.0))),
     ]
 }
 
