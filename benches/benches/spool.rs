@@ -102,6 +102,7 @@ fn put(number: u64, inline: Bytes) -> (MessageRow, Op) {
         handed_to: None,
         user: None,
         recalls: None,
+        demoted_from: None,
     };
     let envelope = Statement::Signed(signed(statement, number));
     let op =

@@ -58,6 +58,9 @@ pub(crate) enum Command {
     /// The node's store of messages
     #[command(subcommand)]
     Spool(SpoolCommand),
+    /// What links may carry, by class and hour
+    #[command(subcommand)]
+    Plan(PlanCommand),
     /// Have the node read its config again: all of it applies, or nothing
     Reload,
     /// Print a completion script for a shell
@@ -82,6 +85,18 @@ pub(crate) enum Wait {
     Arrived,
     /// Taken by every destination's application
     Delivered,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PlanCommand {
+    /// What holds now on each link, and until when
+    Show,
+    /// Check the plan of a config and print its week; nothing is taken over
+    Check {
+        /// A config file [default: the node's own, as it stands on its disk]
+        #[arg(value_name = "FILE")]
+        file: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, ClapArgs)]

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `args` | the command line: names, flags, defaults (DESIGN §10; fixed, only added to) |
 //! | `exit` | exit codes, and which failure gets which |
-//! | `send`, `recv`, `trace`, `receipt`, `message`, `inbox`, `node`, `token`, `status` | one command each |
+//! | `send`, `recv`, `trace`, `receipt`, `message`, `inbox`, `node`, `plan`, `token`, `status` | one command each |
 //! | `recv::ledger`, `recv::name` | exactly once on disk; file names that are safe there |
 //! | `verify` | receipts checked offline, with nothing but the root certificate |
 //! | `show` | tables, JSON, times |
@@ -17,6 +17,7 @@ mod exit;
 mod inbox;
 mod message;
 mod node;
+mod plan;
 mod receipt;
 mod recv;
 mod send;
@@ -77,6 +78,7 @@ fn perform(args: Args) -> Result<(), Failure> {
         Command::Node(command) => wait(Box::pin(node::node(&place, command, json))),
         Command::Queue(command) => wait(Box::pin(node::queue(&place, command, json))),
         Command::Spool(args::SpoolCommand::Scrub) => wait(Box::pin(node::scrub(&place, json))),
+        Command::Plan(command) => wait(Box::pin(plan::run(&place, command, json))),
         Command::Reload => wait(Box::pin(node::reload(&place, json))),
         Command::Completions { shell } => {
             let mut script = Vec::new();

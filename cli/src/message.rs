@@ -63,6 +63,7 @@ fn message_json(message: &MessageView) -> Result<Value, Failure> {
         "subject": message.subject,
         "file_name": message.file_name,
         "precedence": message.precedence,
+        "demoted_from": Some(&message.demoted_from).filter(|asked| !asked.is_empty()),
         "label": message.label,
         "business_id": message.business_id,
         "created": show::utc(message.created_ms),
@@ -85,7 +86,7 @@ fn recipient_json(recipient: &Progress) -> Value {
 }
 
 fn row(message: &MessageView) -> Result<[String; 5], Failure> {
-    let what = if message.recalls.is_empty() {
+    let mut what = if message.recalls.is_empty() {
         let name = if message.subject.is_empty() { &message.file_name } else { &message.subject };
         format!(
             "{}: {name}",
@@ -94,6 +95,9 @@ fn row(message: &MessageView) -> Result<[String; 5], Failure> {
     } else {
         format!("recalls {}", message_id(&message.recalls)?)
     };
+    if !message.demoted_from.is_empty() {
+        what.push_str(&format!(" (demoted from {})", message.demoted_from));
+    }
     let state = match message.recipients.as_slice() {
         [only] => [only.state.as_str(), &show::why(only)].join(" ").trim().to_owned(),
         several => states(several),

@@ -46,14 +46,18 @@ pub(crate) async fn run(place: &Place, args: SendArgs, json: bool) -> Result<(),
     };
     let submit = async {
         let client = Client::connect(place).await?;
-        let id = client.send(message, payload, |sent| bar.set_position(sent)).await?;
-        Ok::<_, Failure>((client, id))
+        let done = client.submit(message, payload, |sent| bar.set_position(sent)).await?;
+        Ok::<_, Failure>((client, done))
     };
     let result = within(&mut up, submit).await;
     bar.finish_and_clear();
-    let (client, id) = result.ok_or_else(|| Failure::new(TIMEOUT, "the message was not submitted in time"))??;
+    let (client, done) = result.ok_or_else(|| Failure::new(TIMEOUT, "the message was not submitted in time"))??;
+    let (id, demoted_from) = (done.id, done.demoted_from.map(|asked| asked.to_string()));
+    if let Some(asked) = &demoted_from {
+        eprintln!("tram: sent as immediate: your quota of {asked} is used up for now");
+    }
     if json {
-        show::json(&json!({ "id": id.to_string(), "state": "submitted" }))?;
+        show::json(&json!({ "id": id.to_string(), "state": "submitted", "demoted_from": demoted_from }))?;
     } else {
         show::line(&id.to_string())?;
     }

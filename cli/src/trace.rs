@@ -31,7 +31,11 @@ pub(crate) async fn run(place: &Place, args: TraceArgs, json: bool) -> Result<()
             "hops": hops.collect::<Vec<_>>(),
             "recipients": recipients.collect::<Vec<_>>(),
             "complete": trace.complete,
+            "demoted_from": Some(&trace.demoted_from).filter(|asked| !asked.is_empty()),
         }));
+    }
+    if !trace.demoted_from.is_empty() {
+        show::line(&format!("demoted from {} when it was sent: the quota was used up", trace.demoted_from))?;
     }
     let hops: Vec<_> =
         trace.hops.into_iter().map(|hop| [hop.node, hop.state, show::local(hop.at_ms), hop.detail]).collect();

@@ -9,8 +9,8 @@ use tram_proto::name::{Inbox, NodeName};
 use crate::error::Error;
 use crate::place::Place;
 use crate::{
-    InboxView, KeyView, LinkView, NodeView, QueuesAnswer, ScrubAnswer, StatusAnswer, TokenNewAnswer, TokenNewRequest,
-    TokenView,
+    InboxView, KeyView, LinkView, NodeView, PlanAnswer, QueuesAnswer, ScrubAnswer, StatusAnswer, TokenNewAnswer,
+    TokenNewRequest, TokenView,
 };
 
 /// An administrator's connection to a node. Cheap to clone; clones share the connection.
@@ -112,6 +112,23 @@ impl Admin {
     /// [`Error`]; code `config`: the new one cannot be used, and the old one is still in force.
     pub async fn reload(&self) -> Result<Vec<KeyView>, Error> {
         Ok(self.admin.clone().reload(api::ReloadRequest {}).await?.into_inner().keys)
+    }
+
+    /// The bandwidth plan in force, what holds now and through the week.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn plan(&self) -> Result<PlanAnswer, Error> {
+        Ok(self.admin.clone().plan_show(api::PlanShowRequest {}).await?.into_inner())
+    }
+
+    /// The plan of a config that is not in force: a file's name and text, or the node's own as it stands on its disk.
+    ///
+    /// # Errors
+    /// [`Error`]; code `config`: it cannot be used.
+    pub async fn check_plan(&self, file: Option<(String, String)>) -> Result<PlanAnswer, Error> {
+        let (file, text) = file.unwrap_or_default();
+        Ok(self.admin.clone().plan_check(api::PlanCheckRequest { file, text }).await?.into_inner())
     }
 
     /// Has the node read and check every payload of its spool. Takes as long as the disk takes.

@@ -51,11 +51,12 @@ pub use admin::Admin;
 pub use error::{Error, Kind, Refusal};
 pub use place::Place;
 pub use receive::{Inbound, Incoming};
-pub use send::NewMessage;
+pub use send::{NewMessage, Submitted};
 pub use tram_proto::local::{
     Acked, CertificateView, Chain, DamageView, GapsAnswer, Hop, InboxView, KeyView, LinkView, MessageHeader,
-    MessageView, MessagesAnswer, NodeView, Numbers, Progress, QueueView, QueuesAnswer, ReceiptsAnswer, ScrubAnswer,
-    SequenceView, SpoolView, StatusAnswer, TokenNewAnswer, TokenNewRequest, TokenView, TraceAnswer, Withdrawn,
+    MessageView, MessagesAnswer, NodeView, Numbers, PlanAnswer, PlanCeiling, Progress, QueueView, QueuesAnswer,
+    ReceiptsAnswer, ScrubAnswer, SequenceView, SpoolView, StatusAnswer, TokenNewAnswer, TokenNewRequest, TokenView,
+    TraceAnswer, Withdrawn,
 };
 
 /// Answers may be as large as a message's receipts to every recipient, in bytes.

@@ -49,6 +49,15 @@ pub struct NewMessage {
     pub traceparent: String,
 }
 
+/// A message that is durable in the node's spool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Submitted {
+    /// Its id.
+    pub id: MessageId,
+    /// The precedence that was asked for, when the user's quota granted a lower one.
+    pub demoted_from: Option<Precedence>,
+}
+
 impl NewMessage {
     fn into_header(self) -> api::SendHeader {
         api::SendHeader {
@@ -70,17 +79,30 @@ impl NewMessage {
 }
 
 impl Client {
+    /// [`Self::submit`], for who needs no more than the id.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn send(
+        &self,
+        message: NewMessage,
+        payload: impl AsyncRead + Unpin + Send,
+        progress: impl FnMut(u64) + Send,
+    ) -> Result<MessageId, Error> {
+        Ok(self.submit(message, payload, progress).await?.id)
+    }
+
     /// Submits a message; returns its id when it is durable in the node's spool. `progress` hears how many bytes of the
     /// payload went to the node so far. Dropping the future, and an error of `payload`, abandon the message whole.
     ///
     /// # Errors
     /// [`Error`]; codes among others `not_permitted`, `label_not_permitted`, `spool_full`, `key_taken`, `invalid`.
-    pub async fn send(
+    pub async fn submit(
         &self,
         message: NewMessage,
         mut payload: impl AsyncRead + Unpin + Send,
         mut progress: impl FnMut(u64) + Send,
-    ) -> Result<MessageId, Error> {
+    ) -> Result<Submitted, Error> {
         if message.lifetime_ms == Some(0) {
             return Err(Error::invalid("a message without any lifetime cannot be sent: leave it out for 30 days"));
         }
@@ -115,7 +137,8 @@ impl Client {
                 call.await
             }
         };
-        message_id(&answer?.into_inner().id)
+        let sent = answer?.into_inner();
+        Ok(Submitted { id: message_id(&sent.id)?, demoted_from: sent.demoted_from.parse().ok() })
     }
 }
 

@@ -35,7 +35,7 @@ pub struct Line {
 }
 
 /// How the line stands. Bytes are those of UDP payload; the first three only grow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Figures {
     /// Sent, packets that are only acknowledgements included.
     pub sent_bytes: u64,

@@ -3,7 +3,7 @@
 //! An offset lets a test run a node whose clock is wrong; the monotonic time is never shifted.
 
 use std::sync::{Arc, LazyLock};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tram_relay::time::Now;
 
@@ -59,6 +59,16 @@ impl Clock {
         u64::try_from(START.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
+    /// The same, as fine as the machine has it.
+    #[must_use]
+    pub fn mono(self) -> Duration {
+        #[cfg(test)]
+        if let Some((since, _)) = self.virtual_since {
+            return since.elapsed();
+        }
+        START.elapsed()
+    }
+
     /// Both, as the core takes them.
     #[must_use]
     pub fn now(self) -> Now {
@@ -69,6 +79,22 @@ impl Clock {
     #[must_use]
     pub fn for_pki(self) -> tram_pki::clock::Clock {
         Arc::new(move || self.wall_ms())
+    }
+}
+
+/// Counts a rate against the monotonic time.
+pub(crate) type Limiter = governor::RateLimiter<
+    governor::state::NotKeyed,
+    governor::state::InMemoryState,
+    Clock,
+    governor::middleware::NoOpMiddleware<Duration>,
+>;
+
+impl governor::clock::Clock for Clock {
+    type Instant = Duration;
+
+    fn now(&self) -> Duration {
+        self.mono()
     }
 }
 

@@ -8,14 +8,17 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use bytesize::ByteSize;
+use jiff::tz::TimeZone;
 use serde::Deserialize;
 use toml::{Table, Value};
 use tram_proto::join::HostPort;
 use tram_proto::name::{Inbox, NodeName};
+use tram_relay::input::Side;
 
 use crate::link::pace::{Congestion, Pace};
 use crate::local::access::Rule;
 use crate::paths::Paths;
+use crate::plan::{Origins, Plan, PlanSection, Rate};
 
 /// Why a config cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +67,8 @@ pub enum ConfigError {
 pub struct NodeSection {
     /// Shown to people beside the name.
     pub title: String,
+    /// The IANA name of the time zone that its plan is in; none: the machine's.
+    pub timezone: Option<String>,
 }
 
 /// `[listen]`
@@ -106,7 +111,6 @@ struct UplinkSection {
     addresses: Vec<String>,
     #[serde(default)]
     congestion: Congestion,
-    rate: Option<String>,
 }
 
 /// A parent of this node.
@@ -119,28 +123,6 @@ pub struct Uplink {
     /// How this node sends to it.
     pub pace: Pace,
 }
-
-/// A rate as people write it, in bytes a second.
-fn rate(text: &str) -> Result<u64, String> {
-    let wrong = || format!("{text:?} is not a rate: write a number and kbit/s, Mbit/s or Gbit/s, as in \"20 Mbit/s\"");
-    let (number, unit) = text.trim().split_at(text.trim().find(|c: char| c.is_ascii_alphabetic()).ok_or_else(wrong)?);
-    let bits = match unit {
-        "kbit/s" => 1e3,
-        "Mbit/s" => 1e6,
-        "Gbit/s" => 1e9,
-        _ => return Err(wrong()),
-    };
-    let number: f64 = number.trim().parse().map_err(|_| wrong())?;
-    let bytes_per_s = number * bits / 8.0;
-    if !(LEAST_RATE..=MOST_RATE).contains(&bytes_per_s) {
-        return Err(format!("{text:?} is not the rate of a line: between 8 kbit/s and 100 Gbit/s can be declared"));
-    }
-    Ok(bytes_per_s as u64)
-}
-
-/// Rates that can be declared, in bytes a second: slower no control frame would arrive in time.
-const LEAST_RATE: f64 = 1_000.0;
-const MOST_RATE: f64 = 12_500_000_000.0;
 
 /// `[spool]`
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -182,6 +164,7 @@ struct Sections {
     listen: Listen,
     access: AccessSection,
     uplink: Vec<UplinkSection>,
+    plan: PlanSection,
     spool: SpoolSection,
     log: LogSection,
 }
@@ -201,6 +184,8 @@ pub struct Config {
     pub rules: Vec<Rule>,
     /// The parents in order of preference.
     pub uplinks: Vec<Uplink>,
+    /// `[plan]`, in the node's time zone
+    pub plan: Plan,
     /// `[spool]`
     pub spool: SpoolSection,
     /// `[log]`
@@ -216,16 +201,17 @@ impl Config {
         let mut files = vec![paths.config.clone()];
         files.extend(more_files(&paths.conf_d)?);
         let mut merged = Table::new();
-        let mut origins = Vec::new();
+        let (mut origins, mut plan) = (Vec::new(), Origins::default());
         for path in &files {
             let text =
                 std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.clone(), source })?;
             parse(path, &text)?;
+            plan.note(path, &text);
             let table: Table = text.parse().map_err(|e| parse_error(path, &e))?;
             merge(&mut merged, table, "", path, &mut origins)?;
         }
         let sections = Sections::deserialize(merged).map_err(|e| parse_error(&paths.config, &e))?;
-        sections.check(&paths.config)
+        sections.check(&paths.config, &plan)
     }
 
     /// Reads one file's text, as [`Config::load`] would.
@@ -233,7 +219,29 @@ impl Config {
     /// # Errors
     /// [`ConfigError`].
     pub fn from_text(path: &Path, text: &str) -> Result<Self, ConfigError> {
-        parse(path, text)?.check(path)
+        let mut plan = Origins::default();
+        plan.note(path, text);
+        parse(path, text)?.check(path, &plan)
+    }
+}
+
+impl Config {
+    /// The plan of a file for a node with these uplinks, unless the file has some itself.
+    pub(crate) fn plan_of(path: &Path, text: &str, uplinks: &[Uplink]) -> Result<Plan, ConfigError> {
+        let mut sections = parse(path, text)?;
+        if sections.uplink.is_empty() {
+            sections.uplink = uplinks
+                .iter()
+                .map(|uplink| UplinkSection {
+                    node: uplink.node.to_string(),
+                    addresses: uplink.addresses.iter().map(ToString::to_string).collect(),
+                    congestion: uplink.pace.congestion,
+                })
+                .collect();
+        }
+        let mut entries = Origins::default();
+        entries.note(path, text);
+        Ok(sections.check(path, &entries)?.plan)
     }
 }
 
@@ -289,13 +297,19 @@ fn merge(
     Ok(())
 }
 
+fn zone(name: Option<&str>) -> Result<TimeZone, String> {
+    let Some(name) = name else { return Ok(TimeZone::try_system().unwrap_or(TimeZone::UTC)) };
+    let wrong = |_| format!("there is no time zone {name:?}: give an IANA name such as \"Asia/Ho_Chi_Minh\"");
+    TimeZone::get(name).map_err(wrong)
+}
+
 impl Sections {
-    fn check(self, path: &Path) -> Result<Config, ConfigError> {
+    fn check(self, path: &Path, entries: &Origins) -> Result<Config, ConfigError> {
         let wrong = |key, why: String| ConfigError::Value { path: path.to_owned(), key, why };
         let inboxes = self.access.inboxes.iter().map(|i| i.parse::<Inbox>()).collect::<Result<_, _>>();
         let mut uplinks: Vec<Uplink> = Vec::new();
         for uplink in &self.uplink {
-            let node = uplink.node.parse().map_err(|e| wrong("uplink.node", format!("{e}")))?;
+            let node: NodeName = uplink.node.parse().map_err(|e| wrong("uplink.node", format!("{e}")))?;
             let addresses = uplink.addresses.iter().map(|a| a.parse::<HostPort>()).collect::<Result<Vec<_>, _>>();
             let addresses = addresses.map_err(|e| wrong("uplink.addresses", e.to_string()))?;
             if addresses.is_empty() {
@@ -305,9 +319,7 @@ impl Sections {
                 let why = format!("{node} stands twice; give all its addresses in one [[uplink]]");
                 return Err(wrong("uplink.node", why));
             }
-            let rate_bytes_per_s =
-                uplink.rate.as_deref().map(rate).transpose().map_err(|why| wrong("uplink.rate", why))?;
-            let pace = Pace { congestion: uplink.congestion, rate_bytes_per_s };
+            let pace = Pace { congestion: uplink.congestion, rate_bytes_per_s: None };
             uplinks.push(Uplink { node, addresses, pace });
         }
         if uplinks.len() > tram_proto::limits::UPLINKS {
@@ -320,7 +332,17 @@ impl Sections {
         if let Some(advertise) = &self.listen.advertise {
             advertise.parse::<HostPort>().map_err(|e| wrong("listen.advertise", e.to_string()))?;
         }
+        let zone = zone(self.node.timezone.as_deref()).map_err(|why| wrong("node.timezone", why))?;
+        let parents: Vec<NodeName> = uplinks.iter().map(|uplink| uplink.node.clone()).collect();
+        let plan = self.plan.check(entries, zone, &parents).map_err(|error| {
+            let path = error.path.unwrap_or_else(|| path.to_owned());
+            ConfigError::Value { path, key: error.key, why: error.why }
+        })?;
+        for uplink in &mut uplinks {
+            uplink.pace.rate_bytes_per_s = plan.declared(&uplink.node, Side::Up(0)).map(Rate::bytes);
+        }
         Ok(Config {
+            plan,
             node: self.node,
             listen: self.listen,
             inboxes: inboxes.map_err(|e| wrong("access.inboxes", e.to_string()))?,
@@ -369,13 +391,6 @@ mod tests {
         check("[[uplink]]\nnode = \"a\"\naddresses = []\n", Err(&["at least one"]));
         let twice = "[[uplink]]\nnode = \"a\"\naddresses = [\"h:1\"]\n".repeat(2);
         check(&twice, Err(&["uplink.node", "a stands twice"]));
-        let rate = |text: &str| format!("[[uplink]]\nnode = \"a\"\naddresses = [\"h:1\"]\nrate = \"{text}\"\n");
-        check(&rate("20 Mbit/s"), Ok(()));
-        check(&rate("1.5Gbit/s"), Ok(()));
-        check(&rate("20 MB"), Err(&["uplink.rate", "20 MB", "Mbit/s"]));
-        check(&rate("0 Mbit/s"), Err(&["uplink.rate", "8 kbit/s"]));
-        check(&rate("-1 Mbit/s"), Err(&["uplink.rate", "8 kbit/s"]));
-        check(&rate("NaN Mbit/s"), Err(&["uplink.rate", "NaN"]));
         check("[listen]\ncongestion = \"reno\"\n", Err(&["line 2", "reno", "tram", "cubic", "bbr"]));
         check("[log]\nlevel = \"tramd=loud\"\n", Err(&["log.level", "loud"]));
     }
@@ -389,6 +404,7 @@ mod tests {
             text.lines().map(|l| l.strip_prefix("#: ").unwrap_or(l)).collect::<Vec<_>>().join("\n");
         let full = Config::from_text(Path::new("tramd.example.toml"), &uncommented).expect("valid with every key set");
         assert!(full.spool.max.is_some() && full.listen.advertise.is_some() && !full.rules.is_empty());
+        assert!(full.node.timezone.is_some() && full.plan != config.plan);
     }
 
     #[test]

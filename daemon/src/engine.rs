@@ -13,14 +13,13 @@ use std::time::Duration;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tracing::{debug, info, warn};
 use tram_proto::frame::TraceHop;
-use tram_proto::id::MessageId;
 use tram_relay::input::{Consumer, LinkId, Ticket};
 use tram_relay::output::{CloseReason, CommandRefused, Event, InboxRefused, Outcome, SubmitRefused};
 use tram_relay::{Input, Node, Output};
 
 use crate::clock::Clock;
 use crate::committer::Persist;
-use handle::{Delivery, Request};
+use handle::{Delivery, Request, Submitted};
 
 /// Requests applied before outputs are performed.
 const BATCH: usize = 64;
@@ -34,7 +33,7 @@ pub struct Engine {
     committer: mpsc::Sender<Persist>,
     writers: BTreeMap<LinkId, mpsc::Sender<Output>>,
     consumers: BTreeMap<Consumer, mpsc::Sender<Delivery>>,
-    submits: BTreeMap<Ticket, oneshot::Sender<Result<MessageId, SubmitRefused>>>,
+    submits: BTreeMap<Ticket, oneshot::Sender<Result<Submitted, SubmitRefused>>>,
     took: BTreeMap<Ticket, oneshot::Sender<bool>>,
     inboxes: BTreeMap<Ticket, oneshot::Sender<Result<(), InboxRefused>>>,
     commands: BTreeMap<Ticket, oneshot::Sender<Result<Outcome, CommandRefused>>>,
@@ -199,7 +198,9 @@ impl Engine {
                     self.write(link, output);
                     self.writers.remove(&link);
                 }
-                Output::Submitted { ticket, id } => answer(self.submits.remove(&ticket), Ok(id)),
+                Output::Submitted { ticket, id, demoted_from } => {
+                    answer(self.submits.remove(&ticket), Ok(Submitted { id, demoted_from }));
+                }
                 Output::NotSubmitted { ticket, why } => answer(self.submits.remove(&ticket), Err(why)),
                 Output::Deliver { consumer, row, id, address, redelivered } => {
                     self.deliver(consumer, Delivery { row, id, address, redelivered });
@@ -281,6 +282,17 @@ fn log(event: &Event) {
         }
         Event::HopLimit { message } => {
             warn!(id = %message, "a message passed too many hops and waits for a newer route")
+        }
+        Event::Late { message, by_ms, now_ms, recipients } => {
+            let by = time(*by_ms);
+            if by_ms <= now_ms {
+                tracing::error!(id = %message, %by, recipients, "ALARM: a message is not there by the time that was set");
+            } else {
+                warn!(id = %message, %by, recipients, "half the time that was set for a message has passed, and it is not there");
+            }
+        }
+        Event::Demoted { message, user, asked, granted } => {
+            warn!(id = %message, user, %asked, %granted, "a message was demoted: its user's quota grants no more now");
         }
         Event::Progress { message, address, state, reason, .. } => {
             info!(id = %message, %address, %state, %reason, "a recipient came further");

@@ -15,6 +15,7 @@ pub mod join;
 pub mod link;
 pub mod local;
 pub mod paths;
+pub mod plan;
 pub mod reload;
 pub mod run;
 pub mod setup;

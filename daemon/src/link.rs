@@ -8,6 +8,7 @@
 //! | [`pace`] | how fast a link sends |
 //! | `session` | one connection: its tasks, its end |
 //! | `reader`, `writer` | frames in, frames out |
+//! | `gate` | which of the bytes that wait goes next |
 //! | `transfer` | runs of units in: verified, then stored |
 //!
 //! Never decides what is sent: that is the core's affair. Guarantees that a peer's bytes are held to the limits of
@@ -18,6 +19,7 @@ pub mod acceptor;
 pub mod dialer;
 pub mod endpoint;
 mod fault;
+mod gate;
 mod offered;
 pub mod pace;
 mod reader;
@@ -45,6 +47,7 @@ use tram_relay::input::{LinkId, Side};
 use crate::clock::Clock;
 use crate::engine::handle::EngineHandle;
 use crate::link::trust::Trust;
+use crate::plan::Plan;
 use crate::spool::{Spool, SpoolError};
 
 pub(crate) use fault::explain;
@@ -70,6 +73,8 @@ pub struct Here {
     pub trust: Arc<dyn Trust>,
     /// Runs that links may have in flight beyond those each has anyway.
     more_runs: Arc<Semaphore>,
+    /// The bandwidth plan in force.
+    pub plan: watch::Sender<Arc<Plan>>,
     said: Mutex<HashMap<(String, String), u64>>,
     open: watch::Sender<BTreeMap<LinkId, OpenLink>>,
 }
@@ -105,9 +110,10 @@ impl Here {
         spool: Arc<dyn Spool>,
         trust: Arc<dyn Trust>,
     ) -> Arc<Self> {
+        let plan = watch::Sender::new(Arc::default());
         let (said, open) = (Mutex::default(), watch::Sender::new(BTreeMap::new()));
         let more_runs = Arc::new(Semaphore::new(endpoint::MORE_RUNS));
-        Arc::new(Self { id, name, clock, engine, spool, trust, more_runs, said, open })
+        Arc::new(Self { id, name, clock, engine, spool, trust, more_runs, plan, said, open })
     }
 
     /// Waits until every link has said bye and closed, at most so long.

@@ -3,10 +3,11 @@
 //! | module | owns |
 //! |---|---|
 //! | `sockets` | binding `app.sock` and `admin.sock` |
-//! | [`access`] | who may do what, by peer credentials |
+//! | [`access`], [`quota`] | who may do what, by peer credentials, and how much flash |
 //! | `app`, `admin` | the two gRPC services, call by call |
 //! | `submit`, `deliver` | payload in, payload out |
 //! | `known`, `watch`, `trace`, `messages` | what became of messages |
+//! | `plan` | what links may carry |
 //! | `gaps` | which numbers are missing in an inbox |
 //! | `scrub` | reading the spool over |
 //! | `command` | cancel, recall, status, and what administrators order |
@@ -25,6 +26,8 @@ mod deliver;
 mod gaps;
 mod known;
 mod messages;
+mod plan;
+pub mod quota;
 mod refusal;
 mod scrub;
 mod sockets;
@@ -48,6 +51,7 @@ use tram_proto::local::admin_server::AdminServer;
 use tram_proto::local::app_server::AppServer;
 
 use crate::engine::handle::EngineHandle;
+use crate::plan::Plan;
 use crate::spool::Spool;
 
 pub use sockets::{BindError, Sockets};
@@ -74,6 +78,10 @@ pub struct Door {
     pub reload: Arc<dyn station::Reload>,
     /// The rules in force; a reload sends new ones.
     pub access: Receiver<Arc<access::Access>>,
+    /// The bandwidth plan in force.
+    pub plan: Receiver<Arc<Plan>>,
+    /// How much flash each user has sent.
+    pub quotas: Arc<quota::Quotas>,
 }
 
 /// Serves both sockets until `stop` resolves, then ends open streams and returns. Removes the socket files.

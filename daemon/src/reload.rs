@@ -3,16 +3,20 @@
 //! Owns what of the config is in force. Everything is read and checked first; a config with a fault anywhere changes
 //! nothing. Guarantees that what could not be taken over is said again at each reload until a restart. DESIGN §10.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tokio::sync::{Mutex, watch};
-use tracing::{error, info};
+use tracing::{error, info, warn};
+use tram_proto::name::NodeName;
 
 use crate::config::{Config, ConfigError, Uplink};
+use crate::link::Here;
 use crate::link::dialer::{self, Uplinks};
 use crate::local::access::Access;
-use crate::local::station::{Reload, ReloadError};
+use crate::local::station::{Issuer, Reload, ReloadError};
 use crate::paths::Paths;
+use crate::plan::Plan;
 
 /// A key whose value in the files is another than the one in force before the reload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,24 +28,31 @@ pub struct KeyChange {
 }
 
 /// Reloads the config of one node.
-#[derive(Debug)]
 pub struct Reloader {
     paths: Paths,
     inner: Mutex<InForce>,
 }
 
-#[derive(Debug)]
 struct InForce {
     config: Config,
     uplinks: Option<Uplinks>,
     access: watch::Sender<Arc<Access>>,
+    here: Arc<Here>,
+    issuer: Option<Arc<dyn Issuer>>,
 }
 
 impl Reloader {
     /// For a node that runs with this config.
     #[must_use]
-    pub(crate) fn new(paths: Paths, config: Config, uplinks: Uplinks, access: watch::Sender<Arc<Access>>) -> Self {
-        Self { paths, inner: Mutex::new(InForce { config, uplinks: Some(uplinks), access }) }
+    pub(crate) fn new(
+        paths: Paths,
+        config: Config,
+        uplinks: Uplinks,
+        access: watch::Sender<Arc<Access>>,
+        here: Arc<Here>,
+        issuer: Option<Arc<dyn Issuer>>,
+    ) -> Self {
+        Self { paths, inner: Mutex::new(InForce { config, uplinks: Some(uplinks), access, here, issuer }) }
     }
 
     /// Reads the files again and takes over what can be; answers every key that changed. The links of uplinks that are
@@ -66,6 +77,10 @@ impl Reloader {
                 return Err(why);
             }
         };
+        if let Err(why) = now.knows(&new.plan).await {
+            error!(%why, "the config was not reloaded; nothing has changed");
+            return Err(why);
+        }
         let changes = changes(&now.config, &new);
         for KeyChange { key, applied } in &changes {
             info!(key, "{}", if *applied { "config: applied" } else { "config: needs restart" });
@@ -73,6 +88,10 @@ impl Reloader {
                 ACCESS_RULE => {
                     now.access.send_replace(access.clone());
                     now.config.rules.clone_from(&new.rules);
+                }
+                PLAN => {
+                    now.here.plan.send_replace(Arc::new(new.plan.clone()));
+                    now.config.plan.clone_from(&new.plan);
                 }
                 UPLINK if *applied => {
                     now.config.uplinks.clone_from(&new.uplinks);
@@ -87,6 +106,14 @@ impl Reloader {
         Ok(changes)
     }
 
+    /// Says in the log what the plan in force names and this node does not know.
+    pub(crate) async fn look_at_plan(&self) {
+        let now = self.inner.lock().await;
+        if let Err(why) = now.knows(&now.config.plan).await {
+            warn!(%why, "the plan is in force but for this");
+        }
+    }
+
     /// Ends dialling; nothing is taken over any more.
     pub(crate) async fn stop(&self) {
         self.inner.lock().await.uplinks = None;
@@ -95,11 +122,44 @@ impl Reloader {
 
 const ACCESS_RULE: &str = "access.rule";
 const UPLINK: &str = "uplink";
+const PLAN: &str = "plan";
+
+impl InForce {
+    /// Whether every neighbour a plan names is one: an uplink, a node of this one's tree, or one that may join here.
+    async fn knows(&self, plan: &Plan) -> Result<(), ConfigError> {
+        if plan.nodes().next().is_none() {
+            return Ok(());
+        }
+        let mut known: BTreeSet<NodeName> = self.config.uplinks.iter().map(|uplink| uplink.node.clone()).collect();
+        if let Ok(snapshot) = self.here.engine.snapshot().await {
+            known.extend(snapshot.nodes.into_iter().map(|node| node.name));
+            known.extend(snapshot.links.into_iter().map(|link| link.peer));
+        }
+        if let Some(issuer) = self.issuer.clone() {
+            let names = tokio::task::spawn_blocking(move || issuer.nodes());
+            known.extend(names.await.ok().and_then(Result::ok).into_iter().flatten().map(|node| node.name));
+        }
+        plan.only_names(&known)
+    }
+}
 
 #[tonic::async_trait]
 impl Reload for Reloader {
     async fn reload(&self) -> Result<Vec<KeyChange>, ReloadError> {
         Self::reload(self).await.map_err(|why| ReloadError(why.to_string()))
+    }
+
+    async fn plan(&self, file: Option<(String, String)>) -> Result<Plan, ReloadError> {
+        let now = self.inner.lock().await;
+        let (paths, uplinks) = (self.paths.clone(), now.config.uplinks.clone());
+        let read = tokio::task::spawn_blocking(move || match file {
+            Some((name, text)) => Config::plan_of(name.as_ref(), &text, &uplinks),
+            None => Config::load(&paths).map(|config| config.plan),
+        });
+        let plan = read.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+        let plan = plan.map_err(|why| ReloadError(why.to_string()))?;
+        now.knows(&plan).await.map_err(|why| ReloadError(why.to_string()))?;
+        Ok(plan)
     }
 }
 
@@ -122,7 +182,7 @@ pub(crate) fn to_dial(config: &Config) -> Vec<dialer::Uplink> {
 /// The keys in which `new` differs from `old`, and whether each can be taken over. Exhaustive, so that a new section
 /// cannot be forgotten.
 fn changes(old: &Config, new: &Config) -> Vec<KeyChange> {
-    let Config { node, listen, inboxes, labels, rules, uplinks, spool, log } = old;
+    let Config { node, listen, inboxes, labels, rules, uplinks, plan, spool, log } = old;
     // The core knows from its start whether it is the top of its tree.
     let stays_top = uplinks.is_empty() == new.uplinks.is_empty();
     [
@@ -135,6 +195,8 @@ fn changes(old: &Config, new: &Config) -> Vec<KeyChange> {
         ("access.labels", *labels != new.labels, false),
         (ACCESS_RULE, *rules != new.rules, true),
         (UPLINK, *uplinks != new.uplinks, stays_top),
+        // Its hours are in the time zone of the node.
+        (PLAN, *plan != new.plan, true),
         ("spool.max", spool.max != new.spool.max, false),
         ("spool.keep_free", spool.keep_free != new.spool.keep_free, false),
         ("spool.cache", spool.cache != new.spool.cache, false),
@@ -177,7 +239,7 @@ mod tests {
         check(&uplink("a"), "", &[("uplink", false)]);
         let keys = changes(&config(""), &config(&full));
         let all = ["node.title", "listen.overlay", "listen.join", "listen.advertise", "access.inboxes", "access.rule"];
-        let more = ["uplink", "spool.max", "spool.keep_free", "spool.cache", "log.level"];
+        let more = ["uplink", "plan", "spool.max", "spool.keep_free", "spool.cache", "log.level"];
         assert_eq!(keys.iter().map(|c| c.key).collect::<Vec<_>>(), [&all[..], &more[..]].concat());
     }
 }

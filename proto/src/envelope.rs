@@ -169,8 +169,12 @@ pub struct Gist {
     pub to: Arc<[Address]>,
     /// The class.
     pub precedence: Precedence,
+    /// When it was submitted, Unix milliseconds.
+    pub created_ms: u64,
     /// When the message ends, Unix milliseconds.
     pub deadline_ms: u64,
+    /// By when it has to be there, Unix milliseconds.
+    pub deliver_by_ms: Option<u64>,
     /// Length of the payload in bytes.
     pub payload_bytes: u64,
     /// Digest of the payload's manifest.
@@ -189,7 +193,9 @@ impl Gist {
             origin: NodeId::from_slice(&w.origin)?,
             to: w.to.iter().map(|to| to.parse()).collect::<Result<_, _>>()?,
             precedence: Precedence::from_number(w.precedence)?,
+            created_ms: w.created_ms,
             deadline_ms: w.created_ms.saturating_add(w.lifetime_ms),
+            deliver_by_ms: Some(w.deliver_by_ms).filter(|ms| *ms != 0),
             payload_bytes: w.payload_bytes,
             payload_root: Digest::from_slice(&w.payload_root)?,
         })
@@ -204,7 +210,9 @@ impl Body {
             origin: self.origin,
             to: self.to.as_slice().into(),
             precedence: self.precedence,
+            created_ms: self.created_ms,
             deadline_ms: self.deadline_ms(),
+            deliver_by_ms: Some(self.deliver_by_ms).filter(|ms| *ms != 0),
             payload_bytes: self.payload_bytes,
             payload_root: self.payload_root,
         }

@@ -5,6 +5,7 @@
 
 use bytes::Bytes;
 
+use crate::envelope::Precedence;
 use crate::error::WireError;
 use crate::frame::{Recipient, Visit};
 use crate::id::{Digest, Incarnation, MessageId, NodeId};
@@ -75,6 +76,8 @@ pub struct MessageRow {
     pub user: Option<u32>,
     /// The message that this one, a tombstone, takes back.
     pub recalls: Option<MessageId>,
+    /// Origin only: the precedence that was asked for, when the quota granted less.
+    pub demoted_from: Option<Precedence>,
 }
 
 /// A receipt on its way to the origin.
@@ -200,6 +203,7 @@ impl MessageRow {
             offered_to: id_bytes(self.handed_to),
             user: self.user,
             recalls: self.recalls.map_or_else(Bytes::new, |id| Bytes::copy_from_slice(&id.0)),
+            demoted_from: self.demoted_from.map(|precedence| precedence as u32),
         }
     }
 
@@ -216,6 +220,7 @@ impl MessageRow {
             handed_to: id_from(&w.offered_to)?,
             user: w.user,
             recalls: if w.recalls.is_empty() { None } else { Some(MessageId::from_slice(&w.recalls)?) },
+            demoted_from: w.demoted_from.map(Precedence::from_number).transpose()?,
         })
     }
 }

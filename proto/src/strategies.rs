@@ -303,13 +303,16 @@ prop_compose! {
         visit in visit(),
         nodes in (option::of(node()), option::of(node())),
         recalls in option::of(message()),
+        demoted_from in option::of(select(Precedence::ALL.to_vec())),
         numbers in any::<(u64, bool, u64, Option<u32>)>(),
         recipients in vec(recipient_row(), 0..5),
         stamps in stamps(),
     ) -> MessageRow {
         let (from, handed_to) = nodes;
         let (received_ms, complete, handed_ms, user) = numbers;
-        MessageRow { id, visit, from, received_ms, recipients, stamps, complete, handed_ms, handed_to, user, recalls }
+        MessageRow {
+            id, visit, from, received_ms, recipients, stamps, complete, handed_ms, handed_to, user, recalls, demoted_from,
+        }
     }
 }
 

@@ -275,6 +275,7 @@ fn message_row() -> MessageRow {
         handed_to: Some(CENTRAL),
         user: Some(1000),
         recalls: None,
+        demoted_from: None,
     }
 }
 

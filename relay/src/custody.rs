@@ -22,6 +22,7 @@ use crate::input::{Held, LinkId, Row};
 use crate::limits;
 use crate::ranges::Ranges;
 use crate::routing::Hop;
+use crate::turns::{Place, Turns};
 
 /// A message in this node's custody.
 #[derive(Debug)]
@@ -30,7 +31,10 @@ pub(crate) struct Live {
     pub(crate) to: Arc<[Address]>,
     pub(crate) origin: NodeId,
     pub(crate) precedence: Precedence,
+    pub(crate) created_ms: u64,
     pub(crate) deadline_ms: u64,
+    /// By when it has to be there, Unix milliseconds.
+    pub(crate) deliver_by_ms: Option<u64>,
     /// When its end has to be looked at, Unix milliseconds.
     due_ms: u64,
     pub(crate) layout: Layout,
@@ -68,7 +72,9 @@ impl Live {
             to: gist.to,
             origin: gist.origin,
             precedence: gist.precedence,
+            created_ms: gist.created_ms,
             deadline_ms: gist.deadline_ms,
+            deliver_by_ms: gist.deliver_by_ms,
             due_ms: 0,
             layout,
             root: gist.payload_root,
@@ -107,6 +113,12 @@ impl Live {
         }
     }
 
+    /// Where it stands among those of its class.
+    pub(crate) fn turn(&self) -> Place {
+        let by_ms = self.deliver_by_ms.filter(|_| self.precedence == Precedence::Flash);
+        Place { source: self.message.from, by_ms }
+    }
+
     /// What it takes of the spool, in bytes: payload, and about what envelope and row need.
     pub(crate) const fn size(&self) -> u64 {
         self.layout.bytes().saturating_add(ROW_BYTES)
@@ -138,6 +150,21 @@ impl Live {
         };
         let found = self.sources.range((from, Unbounded)).next().or_else(|| self.sources.first_key_value());
         found.map(|(link, number)| (*link, *number))
+    }
+
+    /// Half of the time between its submission and when it has to be there, Unix milliseconds.
+    fn half_way_ms(&self) -> Option<u64> {
+        self.deliver_by_ms.map(|by_ms| self.created_ms.saturating_add(by_ms.saturating_sub(self.created_ms) / 2))
+    }
+
+    /// Recipients of this copy of which nobody here knows that it has arrived.
+    pub(crate) fn still_to_arrive(&self) -> usize {
+        let open = |r: &&RecipientRow| match r.phase {
+            Phase::Forward => true,
+            Phase::Handed => State::Arrived.overrides(r.state),
+            Phase::Inbox | Phase::Ended => false,
+        };
+        self.message.recipients.iter().filter(open).count()
     }
 
     /// Whether a recipient's copy may have left this node.
@@ -202,6 +229,10 @@ pub(crate) struct Custody {
     deadlines: BTreeSet<(u64, Row)>,
     /// When the origin offers again, Unix milliseconds.
     again: BTreeSet<(u64, Row)>,
+    /// When somebody has to hear that a message with a time set is still not there, Unix milliseconds.
+    alarms: BTreeSet<(u64, Row)>,
+    /// Rows whose time has passed.
+    late: BTreeSet<Row>,
     /// Rows with recipients that were put off, by when to offer them again, monotonic milliseconds.
     parked: BTreeSet<(u64, Row)>,
     /// What live messages take, in bytes: by the next hop they wait for, the neighbour and the user they came from.
@@ -235,6 +266,7 @@ impl Custody {
     pub(crate) fn insert(&mut self, row: Row, live: Live) {
         self.by_id.insert(live.message.id, row);
         self.deadlines.insert((live.due_ms, row));
+        self.alarms.extend(live.half_way_ms().map(|at| (at, row)));
         if !live.message.complete {
             self.receiving.entry(live.root).or_default().insert(row);
         }
@@ -253,6 +285,10 @@ impl Custody {
         let live = self.rows.remove(&row)?;
         self.by_id.remove(&live.message.id);
         self.deadlines.remove(&(live.due_ms, row));
+        for at in [live.half_way_ms(), live.deliver_by_ms].into_iter().flatten() {
+            self.alarms.remove(&(at, row));
+        }
+        self.late.remove(&row);
         self.no_longer_receiving(row, live.root);
         if let Some(at) = again_at(&live.message) {
             self.again.remove(&(at, row));
@@ -420,10 +456,34 @@ impl Custody {
     pub(crate) fn next_due_ms(&self) -> Option<u64> {
         let again = self.again.first().map(|(at, _)| *at);
         let deadline = self.deadlines.first().map(|(at, _)| at.saturating_add(1));
-        match (again, deadline) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (one, other) => one.or(other),
+        let alarm = self.alarms.first().map(|(at, _)| *at);
+        [again, deadline, alarm].into_iter().flatten().min()
+    }
+
+    /// Rows of which half the time that was set has passed, or all of it, and that are still not there.
+    pub(crate) fn due_alarms(&mut self, now_ms: u64) -> Vec<Row> {
+        let mut due = Vec::new();
+        while let Some((at, row)) = self.alarms.first().copied().filter(|(at, _)| *at <= now_ms) {
+            self.alarms.remove(&(at, row));
+            let Some(live) = self.rows.get(&row) else { continue };
+            match live.deliver_by_ms {
+                Some(by_ms) if by_ms > now_ms => {
+                    self.alarms.insert((by_ms, row));
+                }
+                _ => {
+                    self.late.insert(row);
+                }
+            }
+            if live.still_to_arrive() > 0 {
+                due.push(row);
+            }
         }
+        due
+    }
+
+    /// Messages whose time has passed and that are still not there.
+    pub(crate) fn late(&self) -> impl Iterator<Item = &Live> {
+        self.late.iter().filter_map(|row| self.rows.get(row)).filter(|live| live.still_to_arrive() > 0)
     }
 
     pub(crate) fn settle(&mut self, id: MessageId, settled: Settled) {
@@ -511,15 +571,22 @@ pub(crate) fn spread(pause_ms: u64, id: MessageId, attempt: u32) -> u64 {
     pause_ms - half + place % (half + 1)
 }
 
-/// What waits for each next hop, the most urgent first, then in the order of arrival.
+/// What waits for each next hop, the most urgent first, then in the order of turns.
 #[derive(Debug, Default)]
 pub(crate) struct Queues {
-    hops: BTreeMap<Hop, BTreeMap<Reverse<Precedence>, BTreeSet<Row>>>,
+    hops: BTreeMap<Hop, BTreeMap<Reverse<Precedence>, Turns<Row>>>,
 }
 
 impl Queues {
-    pub(crate) fn push(&mut self, hop: Hop, precedence: Precedence, row: Row) {
-        self.hops.entry(hop).or_default().entry(Reverse(precedence)).or_default().insert(row);
+    pub(crate) fn push(&mut self, hop: Hop, precedence: Precedence, row: Row, place: Place) {
+        self.hops.entry(hop).or_default().entry(Reverse(precedence)).or_default().push(row, place);
+    }
+
+    /// Counts what was sent for a row that waits.
+    pub(crate) fn served(&mut self, hop: Hop, precedence: Precedence, row: Row, bytes: u64) {
+        if let Some(rows) = self.hops.get_mut(&hop).and_then(|classes| classes.get_mut(&Reverse(precedence))) {
+            rows.served(row, bytes);
+        }
     }
 
     /// Takes a row out; false when it was not there.
@@ -527,7 +594,7 @@ impl Queues {
         let mut there = false;
         if let Some(classes) = self.hops.get_mut(&hop) {
             if let Some(rows) = classes.get_mut(&Reverse(precedence)) {
-                there = rows.remove(&row);
+                there = rows.remove(row);
                 if rows.is_empty() {
                     classes.remove(&Reverse(precedence));
                 }
@@ -540,7 +607,7 @@ impl Queues {
     }
 
     pub(crate) fn first(&self, hop: Hop, precedence: Precedence) -> Option<Row> {
-        self.hops.get(&hop)?.get(&Reverse(precedence))?.first().copied()
+        self.hops.get(&hop)?.get(&Reverse(precedence))?.first()
     }
 
     pub(crate) fn holds(&self, hop: Hop) -> bool {
@@ -549,11 +616,15 @@ impl Queues {
 
     /// Takes every row out.
     pub(crate) fn drain(&mut self) -> BTreeSet<Row> {
-        std::mem::take(&mut self.hops).into_values().flat_map(BTreeMap::into_values).flatten().collect()
+        let rows = self.iter().map(|(_, _, row)| row).collect();
+        self.hops.clear();
+        rows
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (Hop, Precedence, &BTreeSet<Row>)> {
-        self.hops.iter().flat_map(|(hop, classes)| classes.iter().map(|(class, rows)| (*hop, class.0, rows)))
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Hop, Precedence, Row)> {
+        let classes =
+            self.hops.iter().flat_map(|(hop, classes)| classes.iter().map(|(class, rows)| (*hop, class.0, rows)));
+        classes.flat_map(|(hop, class, rows)| rows.iter().map(move |row| (hop, class, row)))
     }
 }
 
@@ -564,10 +635,11 @@ mod tests {
     #[test]
     fn the_most_urgent_goes_first_then_the_oldest() {
         let mut queues = Queues::default();
-        queues.push(Hop::Up, Precedence::Bulk, Row(1));
-        queues.push(Hop::Up, Precedence::Flash, Row(9));
-        queues.push(Hop::Up, Precedence::Flash, Row(4));
-        let order: Vec<_> = queues.iter().flat_map(|(_, class, rows)| rows.iter().map(move |r| (class, r.0))).collect();
+        let place = Place { source: None, by_ms: None };
+        queues.push(Hop::Up, Precedence::Bulk, Row(1), place);
+        queues.push(Hop::Up, Precedence::Flash, Row(9), place);
+        queues.push(Hop::Up, Precedence::Flash, Row(4), place);
+        let order: Vec<_> = queues.iter().map(|(_, class, row)| (class, row.0)).collect();
         assert_eq!(order, [(Precedence::Flash, 4), (Precedence::Flash, 9), (Precedence::Bulk, 1)]);
         queues.remove(Hop::Up, Precedence::Flash, Row(4));
         assert_eq!(queues.first(Hop::Up, Precedence::Flash), Some(Row(9)));

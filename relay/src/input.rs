@@ -60,6 +60,8 @@ pub struct Submission {
     pub to: Vec<Address>,
     /// The class.
     pub precedence: Precedence,
+    /// What was asked for, when the quota granted less.
+    pub demoted_from: Option<Precedence>,
     /// Milliseconds; `None` is the default of 30 days.
     pub lifetime_ms: Option<u64>,
     /// Unix milliseconds; 0 is none.
@@ -311,6 +313,10 @@ pub enum Input {
     RunSent {
         /// Which link.
         link: LinkId,
+        /// The run's class.
+        precedence: Precedence,
+        /// Units that the next runs should have at most: few where the line is slow, so that nothing waits long for one.
+        run_units: u32,
     },
     /// Units of a payload are durable in the spool.
     UnitsDurable {

@@ -20,9 +20,11 @@ pub mod output;
 mod ranges;
 mod receipts;
 mod routing;
+pub mod shares;
 pub mod snapshot;
 pub mod time;
 mod tombstones;
+mod turns;
 
 pub use input::Input;
 pub use node::{Config, Node};

@@ -45,10 +45,10 @@ pub const PUT_OFF_MS: u64 = 30 * 1000;
 pub const OUTSTANDING: usize = 1024;
 /// Inline payload of one class and link that is sent and not yet acknowledged, in bytes.
 pub const INLINE_OUTSTANDING_BYTES: u64 = 1024 * 1024;
-/// Runs of one link under way at once. Each is a QUIC stream with a window of its own.
-pub const RUNS: usize = 4;
-/// Of those, how many the classes below immediate may use.
-pub const RUNS_LOWER: usize = RUNS - 1;
+/// Runs of one link and class under way at once: one that is written, and the next.
+pub const RUNS: usize = 2;
+/// Units of a run until the daemon has said what the line carries: 1 MiB.
+pub const FIRST_RUN_UNITS: u32 = 4;
 /// Offers and receipts of one link that may overtake its hello.
 pub const EARLY: usize = 64;
 /// Offers of one link that were put off for want of room. Their sender keeps them; we only remember the numbers.

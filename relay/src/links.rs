@@ -4,11 +4,12 @@
 //! recipients.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use tram_proto::envelope::Precedence;
 use tram_proto::frame::{Hello, VERSION, Visit};
 use tram_proto::id::NodeId;
+use tram_proto::limits::RUN_UNITS;
 use tram_proto::receipt::Ordinal;
 use tram_proto::row::NeighborRow;
 
@@ -17,6 +18,7 @@ use crate::limits;
 use crate::output::CloseReason;
 use crate::ranges::Ranges;
 use crate::routing::Hop;
+use crate::turns::{Place, Turns};
 
 /// What an offer held out.
 #[derive(Debug)]
@@ -55,9 +57,12 @@ pub(crate) struct Link {
     next_number: u64,
     outstanding: BTreeMap<Precedence, (usize, u64)>,
     outstanding_receipts: usize,
-    /// Offers with something wanted, the most urgent first, then the oldest.
-    pub(crate) wanted: BTreeSet<(Reverse<Precedence>, u64)>,
-    pub(crate) runs: usize,
+    /// Offers with something wanted, by class.
+    wanted: BTreeMap<Precedence, Turns<u64>>,
+    /// Runs under way, by class.
+    runs: BTreeMap<Precedence, usize>,
+    /// Units a run may have on this line.
+    pub(crate) run_units: u32,
     /// Offers of theirs that were put off for want of room, with what they need.
     pub(crate) put_off: BTreeMap<u64, PutOff>,
     /// Offers and receipts that overtook the peer's hello: they come on other streams.
@@ -81,10 +86,43 @@ impl Link {
         self.outstanding_receipts < limits::OUTSTANDING
     }
 
-    pub(crate) const fn may_run(&self, precedence: Precedence) -> bool {
-        match precedence {
-            Precedence::Flash | Precedence::Immediate => self.runs < limits::RUNS,
-            Precedence::Priority | Precedence::Routine | Precedence::Bulk => self.runs < limits::RUNS_LOWER,
+    /// Whether a class may begin another run. Each has its own: which of the bytes go first is decided where they are
+    /// written, and one that gets little there does not hold up the others here.
+    pub(crate) fn may_run(&self, precedence: Precedence) -> bool {
+        self.runs.get(&precedence).is_none_or(|runs| *runs < limits::RUNS)
+    }
+
+    pub(crate) fn run_begun(&mut self, precedence: Precedence) {
+        *self.runs.entry(precedence).or_default() += 1;
+    }
+
+    pub(crate) fn run_sent(&mut self, precedence: Precedence, run_units: u32) {
+        if let Some(runs) = self.runs.get_mut(&precedence) {
+            *runs = runs.saturating_sub(1);
+        }
+        self.run_units = run_units.clamp(1, RUN_UNITS);
+    }
+
+    /// Something is wanted of an offer.
+    pub(crate) fn want(&mut self, precedence: Precedence, number: u64, place: Place) {
+        self.wanted.entry(precedence).or_default().push(number, place);
+    }
+
+    /// The offers of a class with something wanted, in the order of their turns.
+    pub(crate) fn wanted(&self, precedence: Precedence) -> impl Iterator<Item = u64> {
+        self.wanted.get(&precedence).into_iter().flat_map(Turns::iter)
+    }
+
+    /// Counts a run of an offer; `done` when nothing more of it is wanted.
+    pub(crate) fn served(&mut self, precedence: Precedence, number: u64, bytes: u64, done: bool) {
+        if let Some(turns) = self.wanted.get_mut(&precedence) {
+            turns.served(number, bytes);
+            if done {
+                turns.remove(number);
+            }
+            if turns.is_empty() {
+                self.wanted.remove(&precedence);
+            }
         }
     }
 
@@ -121,7 +159,9 @@ impl Link {
         let held = self.offered.remove(&number)?;
         match &held {
             Held::Message { precedence, inline_bytes, .. } => {
-                self.wanted.remove(&(Reverse(*precedence), number));
+                if let Some(turns) = self.wanted.get_mut(precedence) {
+                    turns.remove(number);
+                }
                 if let Some(entry) = self.outstanding.get_mut(precedence) {
                     entry.0 = entry.0.saturating_sub(1);
                     entry.1 = entry.1.saturating_sub(*inline_bytes);
@@ -195,8 +235,9 @@ impl Links {
             next_number: 1,
             outstanding: BTreeMap::new(),
             outstanding_receipts: 0,
-            wanted: BTreeSet::new(),
-            runs: 0,
+            wanted: BTreeMap::new(),
+            runs: BTreeMap::new(),
+            run_units: limits::FIRST_RUN_UNITS,
             put_off: BTreeMap::new(),
             early: Vec::new(),
             pinged_ms: None,
@@ -389,11 +430,18 @@ mod tests {
     }
 
     #[test]
-    fn urgent_classes_always_find_a_run_free() {
+    fn every_class_has_runs_of_its_own() {
+        use Precedence::{Bulk, Flash};
         let mut links = Links::default();
         open(&mut links, 1, 2, Side::Down);
         let link = links.get_mut(LinkId(1)).expect("open");
-        link.runs = limits::RUNS_LOWER;
-        assert!(!link.may_run(Precedence::Bulk) && link.may_run(Precedence::Flash));
+        for _ in 0..limits::RUNS {
+            assert!(link.may_run(Bulk));
+            link.run_begun(Bulk);
+        }
+        assert!(!link.may_run(Bulk) && link.may_run(Flash));
+        link.run_sent(Bulk, 2);
+        assert!(link.may_run(Bulk));
+        assert_eq!(link.run_units, 2);
     }
 }

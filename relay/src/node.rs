@@ -212,7 +212,7 @@ impl Node {
                 self.receipt(link, number, *receipt, signed, signer);
             }
             Input::Record { link, record, signed, flood } => self.record(link, record, signed, flood),
-            Input::RunSent { link } => self.run_sent(link),
+            Input::RunSent { link, precedence, run_units } => self.run_sent(link, precedence, run_units),
             Input::UnitsDurable { root, units } => self.units_durable(root, units),
             Input::Persisted { commit, records } => self.persisted(commit, records),
             Input::Submit { ticket, submission } => self.submit(ticket, *submission),
@@ -274,7 +274,7 @@ impl Node {
 
     fn perform(&mut self, after: After) {
         match after {
-            After::Submitted(ticket, id) => self.outputs.push_back(Output::Submitted { ticket, id }),
+            After::Submitted(ticket, id) => self.say_submitted(ticket, id),
             After::Stored(row) => self.stored(row),
             After::Ack(link, number) => self.acks.entry(link).or_default().push(number),
             After::Receipt(row) => self.receipt_stored(row),

@@ -388,6 +388,29 @@ pub enum Event {
         /// Which.
         message: MessageId,
     },
+    /// Half the time that was set for a message has passed, or all of it, and it is still not there. Said where it
+    /// was submitted and where it waits; once more after a restart.
+    Late {
+        /// Which.
+        message: MessageId,
+        /// When it has to be there, Unix milliseconds; not after `now_ms`: the time has passed.
+        by_ms: u64,
+        /// When this was found, Unix milliseconds.
+        now_ms: u64,
+        /// How many recipients of this copy it has not reached.
+        recipients: usize,
+    },
+    /// A message was taken with a lower precedence than was asked for: the quota granted no more.
+    Demoted {
+        /// Which.
+        message: MessageId,
+        /// The operating system's user that sent it.
+        user: u32,
+        /// What was asked for.
+        asked: Precedence,
+        /// What it has.
+        granted: Precedence,
+    },
     /// A recipient of a message sent here came to a state.
     Progress {
         /// Which message.
@@ -502,6 +525,8 @@ pub enum Output {
         ticket: Ticket,
         /// The message's id.
         id: MessageId,
+        /// The precedence that was asked for, when the message has a lower one.
+        demoted_from: Option<Precedence>,
     },
     /// The submission is not taken.
     NotSubmitted {

@@ -1,7 +1,7 @@
 //! What a node looks like at one moment, for status commands and metrics. Plain values, no references into the core.
 
 use tram_proto::envelope::Precedence;
-use tram_proto::id::{Incarnation, NodeId};
+use tram_proto::id::{Incarnation, MessageId, NodeId};
 use tram_proto::name::{Inbox, NodeName, Role};
 
 use crate::input::{HopName, LinkId, Side};
@@ -88,6 +88,8 @@ pub struct Snapshot {
     pub spool_total_bytes: u64,
     /// Neighbours that get no link until an admin has looked.
     pub held: Vec<String>,
+    /// Messages whose time to be there has passed, as far as this node knows.
+    pub late: Vec<MessageId>,
     /// Next hops that are paused.
     pub paused: Vec<HopName>,
     /// The clock may be trusted.

@@ -12,6 +12,7 @@ mod e2e {
     mod joining;
     mod lost_spools;
     mod payloads;
+    mod precedence;
     mod recipients;
     mod reload;
     mod sequence;

@@ -107,7 +107,7 @@ impl App for Service {
             }
         }
         let id = self.shared.change(|world| world.submit(message, payload.freeze()))?;
-        Ok(Response::new(api::Sent { id: bytes::Bytes::copy_from_slice(&id.0) }))
+        Ok(Response::new(api::Sent { id: bytes::Bytes::copy_from_slice(&id.0), demoted_from: String::new() }))
     }
 
     type ReceiveStream = ReceiverStream<Result<ReceiveEvent, Status>>;

@@ -430,7 +430,7 @@ impl World {
         let least = message.states.iter().filter(|state| !state.is_negative()).min();
         let state = least.or_else(|| message.states.iter().min()).map(ToString::to_string).unwrap_or_default();
         let (id, recipients) = (Bytes::copy_from_slice(&id.0), message.recipients.clone());
-        Ok(TraceAnswer { id, state, hops, recipients, complete: true })
+        Ok(TraceAnswer { id, state, hops, recipients, complete: true, demoted_from: String::new() })
     }
 
     /// All messages, newest first.
@@ -450,6 +450,7 @@ impl World {
             size: message.body.payload_bytes,
             recalls: Bytes::new(),
             recipients: message.recipients.clone(),
+            demoted_from: String::new(),
         };
         self.messages.iter().rev().map(view).collect()
     }

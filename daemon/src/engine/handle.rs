@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::{broadcast, mpsc, oneshot};
+use tram_proto::envelope::Precedence;
 use tram_proto::frame::TraceHop;
 use tram_proto::id::MessageId;
 use tram_proto::name::{Address, Inbox};
@@ -25,6 +26,15 @@ pub const LINK_COMMANDS: usize = 4096;
 #[error("the daemon is stopping")]
 pub struct Stopped;
 
+/// A submission that is durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Submitted {
+    /// The message's id.
+    pub id: MessageId,
+    /// The precedence that was asked for, when the message has a lower one.
+    pub demoted_from: Option<Precedence>,
+}
+
 /// What can be asked of the engine.
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant, reason = "inputs are by far the most, and the channel's 256 places are its bound")]
@@ -43,7 +53,7 @@ pub enum Request {
         writer: mpsc::Sender<Output>,
     },
     /// Submit a message.
-    Submit(Box<Submission>, oneshot::Sender<Result<MessageId, SubmitRefused>>),
+    Submit(Box<Submission>, oneshot::Sender<Result<Submitted, SubmitRefused>>),
     /// Register an application; deliveries go to its channel.
     Join(Consumer, mpsc::Sender<Delivery>),
     /// Acknowledge a delivery; answers whether it was still this consumer's.
@@ -137,7 +147,7 @@ impl EngineHandle {
     ///
     /// # Errors
     /// [`Stopped`]; the inner result is the core's.
-    pub async fn submit(&self, submission: Submission) -> Result<Result<MessageId, SubmitRefused>, Stopped> {
+    pub async fn submit(&self, submission: Submission) -> Result<Result<Submitted, SubmitRefused>, Stopped> {
         self.ask(|answer| Request::Submit(Box::new(submission), answer)).await
     }
 

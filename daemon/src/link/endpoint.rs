@@ -20,6 +20,7 @@ use tram_congestion::Line;
 use tram_proto::limits::{CHUNK_BYTES, CONTROL_FRAME_BYTES, RUN_UNITS};
 
 use crate::link::pace::Pace;
+use crate::link::run;
 
 /// Transfer streams of the classes below immediate that each link may have sent and not yet acknowledged: 12 MiB. Twice
 /// as many on all took a relay between two fast links to 153 MiB of memory; with these it stays at 133.
@@ -30,7 +31,7 @@ pub const MORE_RUNS: usize = 9;
 pub const URGENT_RUNS_IN_FLIGHT: usize = 1;
 /// Streams a peer may have open: one per class, one for receipts, those in flight, and two that are acknowledged by
 /// QUIC and not yet read. Each permitted one costs about 1.1 KB.
-const UNI_STREAMS: u32 = 6 + (RUNS_IN_FLIGHT + MORE_RUNS + URGENT_RUNS_IN_FLIGHT) as u32 + 2;
+const UNI_STREAMS: u32 = 6 + (run::STREAMS + MORE_RUNS + URGENT_RUNS_IN_FLIGHT) as u32 + 2;
 /// The control stream, and one spare for tunnels to come.
 const BIDI_STREAMS: u32 = 2;
 /// A whole run with its header fits, so that a run never waits for window; more would only cost memory.

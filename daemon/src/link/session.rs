@@ -16,6 +16,7 @@ use tram_relay::input::{Input, LinkId, Side, Signer};
 
 use crate::engine::handle::{LINK_COMMANDS, Request, Stopped};
 use crate::link::fault::Fault;
+use crate::link::gate::{Gate, Known};
 use crate::link::offered::Offered;
 use crate::link::transfer::Manifests;
 use crate::link::writer::{self, Letter};
@@ -50,6 +51,8 @@ pub(crate) struct Link {
     pub(crate) manifests: Mutex<Manifests>,
     /// An offer was noted or a manifest unit verified: runs may wait for either.
     pub(crate) came: Notify,
+    /// What may be written, and when.
+    pub(crate) gate: Gate,
     pub(crate) wrong_runs: AtomicU32,
     /// Hashes of the chains that were accepted and kept: one comes over up to seven streams.
     pub(crate) chains: Mutex<HashSet<[u8; 32]>>,
@@ -166,6 +169,7 @@ pub(crate) async fn run(
         }
     };
     let (transfers, arriving) = mpsc::channel(ARRIVING);
+    let known = Box::new(Known { line: line.clone(), connection: connection.clone() });
     let link = Arc::new(Link {
         id: LinkId(here.engine.unique()),
         here: here.clone(),
@@ -175,6 +179,7 @@ pub(crate) async fn run(
         urgent_readers: Semaphore::new(URGENT_READERS),
         manifests: Mutex::default(),
         came: Notify::new(),
+        gate: Gate::new(known, here.clock, here.plan.subscribe(), (peer.name.clone(), side)),
         wrong_runs: AtomicU32::new(0),
         chains: Mutex::default(),
         transfers,
@@ -214,11 +219,16 @@ async fn serve(
     // Nothing on it waits behind payload.
     let _ = send.set_priority(writer::priority(StreamKind::Control));
     let (queue, letters) = mpsc::channel(LINK_COMMANDS);
-    let mut last_words = tokio::spawn(writer::stream(link.clone(), send, letters));
+    let mut last_words = tokio::spawn(writer::stream(link.clone(), send, StreamKind::Control, letters));
 
     let mut tasks = JoinSet::new();
     tasks.spawn(reader::control(link.clone(), recv));
     tasks.spawn(reader::streams(link.clone(), connection.clone()));
+    let keeper = link.clone();
+    tasks.spawn(async move {
+        keeper.gate.keep().await;
+        Ok(())
+    });
     tasks.spawn(writer::run(link.clone(), connection.clone(), outputs, queue.clone()));
     tasks.spawn(pace::probe(link.clone(), queue.clone()));
     let mut runs = JoinSet::new();

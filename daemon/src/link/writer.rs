@@ -21,6 +21,7 @@ use tram_relay::output::Output;
 
 use crate::engine::handle::LINK_COMMANDS;
 use crate::link::fault::Fault;
+use crate::link::gate::{Lane, Posted};
 use crate::link::run;
 use crate::link::session::Link;
 use crate::spool::{Spool, SpoolError};
@@ -98,7 +99,7 @@ pub(crate) async fn run(
         let _ = send.set_priority(priority(kind));
         send.write_all(&[kind.to_byte()]).await?;
         let (queue, letters) = mpsc::channel(LINK_COMMANDS);
-        tasks.spawn(stream(link.clone(), send, letters));
+        tasks.spawn(stream(link.clone(), send, kind, letters));
         queues.push((kind, queue));
     }
     let (urgent, ordinary) = (mpsc::channel(LINK_COMMANDS), mpsc::channel(LINK_COMMANDS));
@@ -143,11 +144,14 @@ pub(crate) async fn run(
 pub(crate) async fn stream(
     link: Arc<Link>,
     mut send: SendStream,
+    kind: StreamKind,
     mut letters: mpsc::Receiver<Box<Letter>>,
 ) -> Result<(), Fault> {
     let mut introduced = HashSet::new();
     let mut batch = Vec::new();
     while letters.recv_many(&mut batch, BATCH).await > 0 {
+        let class = if let StreamKind::Class(class) = kind { Some(class) } else { None };
+        let waits = class.map(|class| Posted::new(&link, class));
         let posted: Vec<Letter> = batch.drain(..).map(|letter: Box<Letter>| *letter).collect();
         let mut frames = if posted.iter().all(|letter| matches!(letter, Letter::Frame(_))) {
             posted
@@ -164,7 +168,12 @@ pub(crate) async fn stream(
             introduced = back;
             frames
         };
-        send.write_all_chunks(&mut frames).await?;
+        match class {
+            Some(class) => link.gate.write(&mut send, class, Lane::Envelopes, &mut frames).await?,
+            // Nothing on the others waits behind payload.
+            None => send.write_all_chunks(&mut frames).await?,
+        }
+        drop(waits);
     }
     let _ = send.finish();
     let _ = send.stopped().await;

@@ -12,6 +12,8 @@ use serde::Deserialize;
 use tram_proto::envelope::Precedence;
 use tram_proto::name::Inbox;
 
+use super::quota::{Allowance, FlashQuota};
+
 /// A rule as it stands in the config.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -26,6 +28,10 @@ pub struct Rule {
     pub send: Send,
     /// What messages of such a user may take of the spool until they have ended; `None` says nothing.
     pub quota: Option<ByteSize>,
+    /// How many documents such a user may send with flash, as `10/min`; `None` says nothing.
+    pub flash: Option<String>,
+    /// How many bytes of payload such a user may send with flash, as `5 MiB/h`; `None` says nothing.
+    pub flash_bytes: Option<String>,
 }
 
 /// A user or group, by name or number.
@@ -92,6 +98,8 @@ pub struct Grant {
     inboxes: BTreeSet<Inbox>,
     precedences: BTreeSet<Precedence>,
     quota_bytes: Option<u64>,
+    /// How much flash the caller may send; what is over it is demoted.
+    pub flash: FlashQuota,
 }
 
 impl Grant {
@@ -125,6 +133,7 @@ impl Grant {
         self.precedences.extend(other.precedences.iter().copied());
         // A rule without a quota says nothing; of several the largest counts.
         self.quota_bytes = self.quota_bytes.max(other.quota_bytes);
+        self.flash = self.flash.or_larger(other.flash);
     }
 }
 
@@ -190,6 +199,8 @@ impl Access {
     fn grant_in(&self, uid: u32, groups: impl FnOnce() -> Vec<u32>) -> Grant {
         let mut grant = Grant { uid, everything: self.is_own(uid), ..Grant::default() };
         if grant.everything {
+            // Flash costs everybody else: a rule that names root or the daemon's own user holds for them too.
+            grant.flash = self.users.get(&uid).map(|own| own.flash).unwrap_or_default();
             return grant;
         }
         if let Some(own) = self.users.get(&uid) {
@@ -237,6 +248,9 @@ fn grant_of(rule: &Rule) -> Result<Grant, String> {
             }
         }
     }
+    let flash =
+        |text: &Option<String>, of_bytes| text.as_deref().map(|text| Allowance::parse(text, of_bytes)).transpose();
+    grant.flash = FlashQuota { documents: flash(&rule.flash, false)?, bytes: flash(&rule.flash_bytes, true)? };
     grant.quota_bytes = rule.quota.map(|quota| quota.as_u64());
     if grant.quota_bytes == Some(0) {
         return Err("a quota of 0 lets nothing be sent: leave it out for no quota, or say send = false".to_owned());
@@ -360,6 +374,7 @@ mod tests {
         check(r#"{ users = [1], inboxes = ["Văn bản"] }"#, "not an inbox name");
         check(r#"{ users = [1], send = ["urgent"] }"#, "not a precedence");
         check(r#"{ users = [1], send = true, quota = "0 B" }"#, "quota of 0");
+        check(r#"{ users = [1], send = true, flash = "10" }"#, "10/min");
     }
 
     #[test]

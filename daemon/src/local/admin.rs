@@ -8,16 +8,17 @@ use tram_proto::id::NodeId;
 use tram_proto::local::admin_server::Admin;
 use tram_proto::local::{
     CertificateView, Changed, Done, HopName, InboxName, InboxView, InboxesAnswer, InboxesRequest, KeyView, LinkView,
-    LinksAnswer, LinksRequest, NodeName, NodeView, NodesAnswer, NodesRequest, QueueView, QueuesAnswer, QueuesRequest,
-    ReloadAnswer, ReloadRequest, RetryRequest, ScrubAnswer, ScrubRequest, SpoolView, StatusAnswer, StatusRequest,
-    TokenCancelRequest, TokenListAnswer, TokenListRequest, TokenNewAnswer, TokenNewRequest, TokenView,
+    LinksAnswer, LinksRequest, NodeName, NodeView, NodesAnswer, NodesRequest, PlanAnswer, PlanCheckRequest,
+    PlanShowRequest, QueueView, QueuesAnswer, QueuesRequest, ReloadAnswer, ReloadRequest, RetryRequest, ScrubAnswer,
+    ScrubRequest, SpoolView, StatusAnswer, StatusRequest, TokenCancelRequest, TokenListAnswer, TokenListRequest,
+    TokenNewAnswer, TokenNewRequest, TokenView,
 };
 use tram_proto::name::Inbox;
 use tram_relay::input::{Command, Side};
 use tram_relay::snapshot::Snapshot;
 
 use super::station::{Certificate, Issuer, IssuerError, LinkFacts, TokenOrder, Wire};
-use super::{Door, app, command, refusal, scrub};
+use super::{Door, app, command, plan, refusal, scrub};
 
 /// A certificate that ends sooner makes the node degraded: it is time to join again.
 const CERTIFICATE_SOON_MS: u64 = 14 * 24 * 3600 * 1000;
@@ -241,6 +242,20 @@ impl Admin for Service {
         Ok(Response::new(ReloadAnswer { keys: keys.collect() }))
     }
 
+    async fn plan_show(&self, request: Request<PlanShowRequest>) -> Result<Response<PlanAnswer>, Status> {
+        self.check(&request)?;
+        let plan = self.door.plan.borrow().clone();
+        Ok(Response::new(plan::answer(&self.door, &plan)))
+    }
+
+    async fn plan_check(&self, request: Request<PlanCheckRequest>) -> Result<Response<PlanAnswer>, Status> {
+        self.check(&request)?;
+        let PlanCheckRequest { file, text } = request.into_inner();
+        let file = (!file.is_empty()).then_some((file, text));
+        let plan = self.door.reload.plan(file).await.map_err(|why| refusal::not_reloaded(&why))?;
+        Ok(Response::new(plan::answer(&self.door, &plan)))
+    }
+
     async fn scrub(&self, request: Request<ScrubRequest>) -> Result<Response<ScrubAnswer>, Status> {
         self.check(&request)?;
         let answer = scrub::scrub(self.door.clone(), self.scrubbing.clone(), self.stopped.clone()).await?;
@@ -342,6 +357,12 @@ fn problems(snapshot: &Snapshot, links: &[LinkView], certificates: &[Certificate
             format!("{} {}{}{}", link.peer, link.state, if link.error.is_empty() { "" } else { ": " }, link.error)
         };
         problems.push(format!("no uplink is up ({})", uplinks.iter().map(one).collect::<Vec<_>>().join("; ")));
+    }
+    if let Some(first) = snapshot.late.first() {
+        let count = snapshot.late.len();
+        problems.push(format!(
+            "{count} of the messages have passed the time that was set for them, {first} among them: see `tram trace`"
+        ));
     }
     problems.extend(snapshot.held.iter().map(|peer| format!("{peer} is held: {}", cure_of_held(peer))));
     let resume = |hop: String| format!("the queue of {hop} is paused: end it with `tram queue resume {hop}`");

@@ -64,8 +64,9 @@ pub(super) fn message_id(bytes: &[u8]) -> Result<MessageId, Status> {
 impl App for Service {
     async fn send(&self, request: Request<Streaming<SendRequest>>) -> Result<Response<Sent>, Status> {
         let grant = self.grant(&request).await?;
-        let id = submit::submit(&self.door, &grant, request.into_inner()).await?;
-        Ok(Response::new(Sent { id: bytes::Bytes::copy_from_slice(&id.0) }))
+        let done = submit::submit(&self.door, &grant, request.into_inner()).await?;
+        let demoted_from = done.demoted_from.map(|asked| asked.to_string()).unwrap_or_default();
+        Ok(Response::new(Sent { id: bytes::Bytes::copy_from_slice(&done.id.0), demoted_from }))
     }
 
     type ReceiveStream = ReceiverStream<Result<ReceiveEvent, Status>>;

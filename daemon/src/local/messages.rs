@@ -84,6 +84,7 @@ async fn view(door: &Door, stored: StoredMessage, body: Body) -> Result<MessageV
         deadline_ms: body.deadline_ms(),
         size: body.payload_bytes,
         recalls: stored.message.recalls.map(|id| Bytes::copy_from_slice(&id.0)).unwrap_or_default(),
+        demoted_from: stored.message.demoted_from.map(|asked| asked.to_string()).unwrap_or_default(),
         recipients,
         subject: body.subject,
         file_name: body.file_name,

@@ -3,6 +3,7 @@
 use tram_proto::id::NodeId;
 use tram_proto::name::{NodeName, Role, Zone};
 
+use crate::plan::Plan;
 pub use crate::reload::KeyChange;
 
 /// What never changes while the daemon runs.
@@ -94,6 +95,11 @@ pub trait Reload: Send + Sync + 'static {
     /// # Errors
     /// [`ReloadError`].
     async fn reload(&self) -> Result<Vec<KeyChange>, ReloadError>;
+    /// The bandwidth plan of a file (its name and text), or of the node's own as it stands on its disk.
+    ///
+    /// # Errors
+    /// [`ReloadError`].
+    async fn plan(&self, file: Option<(String, String)>) -> Result<Plan, ReloadError>;
 }
 
 /// Why the PKI says no.

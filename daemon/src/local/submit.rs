@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tonic::{Status, Streaming};
 use tram_proto::envelope::Precedence;
-use tram_proto::id::{Digest, MessageId};
+use tram_proto::id::Digest;
 use tram_proto::limits;
 use tram_proto::local::{SendHeader, SendRequest, send_request::Step};
 use tram_proto::manifest;
@@ -16,13 +16,14 @@ use tram_relay::input::Submission;
 
 use super::access::Grant;
 use super::{Door, refusal};
+use crate::engine::handle::Submitted;
 use crate::spool::{Spool, SpoolError};
 
 /// Parts that may wait for the disk.
 const PARTS: usize = 4;
 
 /// Takes one message from its stream; returns when it is durable.
-pub(super) async fn submit(door: &Door, grant: &Grant, mut steps: Streaming<SendRequest>) -> Result<MessageId, Status> {
+pub(super) async fn submit(door: &Door, grant: &Grant, mut steps: Streaming<SendRequest>) -> Result<Submitted, Status> {
     let Some(Step::Header(header)) = steps.message().await?.and_then(|first| first.step) else {
         return Err(refusal::invalid("the first message of Send is a header"));
     };
@@ -31,6 +32,10 @@ pub(super) async fn submit(door: &Door, grant: &Grant, mut steps: Streaming<Send
     submission.payload_bytes = payload.bytes;
     submission.payload_root = payload.root;
     submission.inline = payload.inline;
+    if submission.precedence == Precedence::Flash && !door.quotas.take(grant.uid, grant.flash, payload.bytes) {
+        submission.demoted_from = Some(Precedence::Flash);
+        submission.precedence = Precedence::Immediate;
+    }
     let result = door.engine.submit(submission).await.map_err(|_| refusal::stopping())?;
     result.map_err(|why| refusal::submit_refused(&why))
 }
@@ -62,6 +67,7 @@ fn submission(grant: &Grant, header: SendHeader) -> Result<Submission, Status> {
     Ok(Submission {
         user: grant.uid,
         quota_bytes: grant.quota_bytes(),
+        demoted_from: None,
         nonce: super::nonce()?,
         sender,
         to: to.map_err(refusal::invalid)?,

@@ -127,6 +127,7 @@ pub(super) async fn trace(door: &Door, grant: &Grant, id: MessageId, timeout_ms:
             .collect(),
         recipients: reached.into_iter().map(|(_, progress)| progress).collect(),
         complete,
+        demoted_from: stored.message.demoted_from.map(|asked| asked.to_string()).unwrap_or_default(),
     })
 }
 

@@ -97,6 +97,7 @@ fn message_row(id: MessageId, attempt: u32) -> MessageRow {
         handed_to: None,
         user: None,
         recalls: None,
+        demoted_from: None,
     }
 }
 

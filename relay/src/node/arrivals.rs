@@ -112,6 +112,7 @@ impl Node {
             handed_to: None,
             user: None,
             recalls: o.body.recalls,
+            demoted_from: None,
         };
         let Some(mut live) = Live::new(message, o.body.gist(), &o.held, false) else { return };
         if !o.body.is_inline() && live.has_all_units() {
@@ -300,7 +301,7 @@ impl Node {
     pub(super) fn place(&mut self, row: Row) {
         self.charge(row);
         let Some(live) = self.custody.get(row).filter(|l| l.durable) else { return };
-        let precedence = live.precedence;
+        let (precedence, place) = (live.precedence, live.turn());
         let mut hops = Vec::new();
         for (recipient, offered) in live.message.recipients.iter().zip(&live.offered) {
             if self.waits(live, recipient, offered.is_some()) {
@@ -309,7 +310,7 @@ impl Node {
         }
         hops.retain(|hop| *hop != Hop::Here);
         for hop in hops {
-            self.queues.push(hop, precedence, row);
+            self.queues.push(hop, precedence, row, place);
             self.touch(hop);
         }
     }

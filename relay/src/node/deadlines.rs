@@ -6,7 +6,7 @@ use tram_proto::row::Phase;
 use crate::input::{LinkId, Row};
 use crate::limits;
 use crate::node::Node;
-use crate::output::Op;
+use crate::output::{Event, Op, Output};
 use crate::time::Now;
 
 impl Node {
@@ -86,6 +86,12 @@ impl Node {
         let now_ms = self.clock.corrected_ms(self.now);
         for row in self.custody.due_again(now_ms) {
             self.offer_own_again(row);
+        }
+        for row in self.custody.due_alarms(now_ms) {
+            let Some(live) = self.custody.get(row) else { continue };
+            let Some(by_ms) = live.deliver_by_ms else { continue };
+            let (message, recipients) = (live.message.id, live.still_to_arrive());
+            self.outputs.push_back(Output::Event(Event::Late { message, by_ms, now_ms, recipients }));
         }
         for row in self.custody.past_deadline(now_ms) {
             self.expire(row);

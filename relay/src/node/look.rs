@@ -24,6 +24,7 @@ impl Node {
             spool_room_bytes: self.room.free_bytes,
             spool_total_bytes: self.room.total_bytes,
             held: self.links.held().map(|node| self.node_text(node)).collect(),
+            late: self.custody.late().map(|live| live.message.id).collect(),
             paused: self.paused.iter().cloned().collect(),
             clock_trusted: self.clock.trusted(),
         }
@@ -57,8 +58,8 @@ impl Node {
             view.bytes += bytes;
             view.oldest_ms = view.oldest_ms.min(received_ms);
         };
-        for (hop, precedence, rows) in self.queues.iter() {
-            for live in rows.iter().filter_map(|row| self.custody.get(*row)) {
+        for (hop, precedence, row) in self.queues.iter() {
+            if let Some(live) = self.custody.get(row) {
                 add(self.hop_text(hop), precedence, live.layout.bytes(), live.message.received_ms);
             }
         }

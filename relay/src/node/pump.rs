@@ -1,8 +1,7 @@
-//! The pump of one link: in strict order of precedence, with bounded bytes ahead, it hands out receipts, offers and runs.
+//! The pump of one link: receipts before all payload, then offers and runs, the most urgent class first.
 //!
-//! It is the one place that decides what a link carries next, so a scheduler can take its place.
-
-use std::cmp::Reverse;
+//! Within a class whose turn it is says `turns`. Every class that has something to send has a run under way, and none
+//! more than a few: how their bytes share the line is decided by `shares`, where the daemon writes them.
 
 use tram_proto::envelope::Precedence;
 use tram_proto::frame::{Range, Recipient, Verdict, Visit};
@@ -10,7 +9,7 @@ use tram_proto::limits as wire_limits;
 use tram_proto::receipt::{Ordinal, Reason, Stamp, State};
 use tram_proto::row::{Phase, RecipientRow};
 
-use crate::custody::Live;
+use crate::custody::{Live, ROW_BYTES};
 use crate::input::{LinkId, Row};
 use crate::links::Held;
 use crate::node::Node;
@@ -60,7 +59,8 @@ impl Node {
         if live.message.visit.hops as usize >= wire_limits::HOPS - 1 {
             let message = live.message.id;
             self.queues.remove(hop, precedence, row);
-            self.queues.push(Hop::Hold, precedence, row);
+            let place = live.turn();
+            self.queues.push(Hop::Hold, precedence, row, place);
             self.outputs.push_back(Output::Event(Event::HopLimit { message }));
             return true;
         }
@@ -80,6 +80,7 @@ impl Node {
                 }
             }
         }
+        self.queues.served(hop, precedence, row, inline_bytes + ROW_BYTES);
         self.queues.remove(hop, precedence, row);
         let link = id;
         self.outputs.push_back(Output::SendOffer { link, number, row, precedence, visit, recipients, stamps });
@@ -121,33 +122,33 @@ impl Node {
 
     /// Starts the run that is wanted most; false when there is none or the link has enough under way.
     fn pump_run(&mut self, id: LinkId) -> bool {
-        let Some(link) = self.links.get_mut(id) else { return false };
-        let candidates: Vec<(Precedence, u64)> =
-            link.wanted.iter().map(|(p, number)| (p.0, *number)).filter(|(p, _)| link.may_run(*p)).collect();
-        for (precedence, number) in candidates {
-            let Some(Held::Message { row, wanted, .. }) = link.offered.get_mut(&number) else { continue };
-            let Some(live) = self.custody.get(*row) else { continue };
-            let most = u64::from(wire_limits::RUN_UNITS);
-            let Some(units) = available(live, wanted, most) else { continue };
-            wanted.remove(units);
-            let done = wanted.is_empty();
-            let (root, payload_bytes) = (live.root, live.layout.bytes());
-            if done {
-                link.wanted.remove(&(Reverse(precedence), number));
-            }
-            link.runs += 1;
-            let count = u32::try_from(units.count).unwrap_or(wire_limits::RUN_UNITS);
-            let first = units.first;
-            let link = id;
-            self.outputs.push_back(Output::SendRun { link, root, payload_bytes, first, count, precedence });
-            return true;
-        }
-        false
+        let next = Precedence::ALL.into_iter().find_map(|class| self.next_run(id, class));
+        let (Some((precedence, number, units)), Some(link)) = (next, self.links.get_mut(id)) else { return false };
+        let Some(Held::Message { row, wanted, .. }) = link.offered.get_mut(&number) else { return false };
+        let Some(live) = self.custody.get(*row) else { return false };
+        wanted.remove(units);
+        let done = wanted.is_empty();
+        link.served(precedence, number, units.count * wire_limits::CHUNK_BYTES as u64, done);
+        link.run_begun(precedence);
+        let (root, payload_bytes) = (live.root, live.layout.bytes());
+        let count = u32::try_from(units.count).unwrap_or(wire_limits::RUN_UNITS);
+        let first = units.first;
+        self.outputs.push_back(Output::SendRun { link: id, root, payload_bytes, first, count, precedence });
+        true
     }
 
-    pub(super) fn run_sent(&mut self, id: LinkId) {
+    /// The units of a class that go next over a link: of the first offer in turn that has what is wanted of it.
+    fn next_run(&self, id: LinkId, class: Precedence) -> Option<(Precedence, u64, Range)> {
+        let link = self.links.get(id).filter(|link| link.may_run(class))?;
+        link.wanted(class).find_map(|number| {
+            let Some(Held::Message { row, wanted, .. }) = link.offered.get(&number) else { return None };
+            Some((class, number, available(self.custody.get(*row)?, wanted, link.run_units.into())?))
+        })
+    }
+
+    pub(super) fn run_sent(&mut self, id: LinkId, precedence: Precedence, run_units: u32) {
         if let Some(link) = self.links.get_mut(id) {
-            link.runs = link.runs.saturating_sub(1);
+            link.run_sent(precedence, run_units);
             self.dirty.insert(id);
         }
     }
@@ -176,7 +177,8 @@ impl Node {
             return self.close(id, CloseReason::Protocol("a want for units the payload does not have"));
         }
         *wanted = Ranges::of(units);
-        link.wanted.insert((Reverse(*precedence), number));
+        let precedence = *precedence;
+        link.want(precedence, number, live.turn());
         self.dirty.insert(id);
     }
 
@@ -277,7 +279,9 @@ impl Node {
                 // What nobody will believe is in no one's custody; the origin offers the true one again.
                 return self.let_go(row, &ordinals);
             }
-            self.queues.push(Hop::Hold, precedence, row);
+            if let Some(place) = self.custody.get(row).map(Live::turn) {
+                self.queues.push(Hop::Hold, precedence, row, place);
+            }
         }
     }
 

@@ -113,8 +113,9 @@ impl Node {
             recalls: Some(message),
             pair_sequences: Vec::new(),
         };
-        let id =
-            self.put_own(body, Some(&new), user, Some(bytes::Bytes::new())).map_err(CommandRefused::NotSubmitted)?;
+        let id = self
+            .put_own(body, Some(&new), (user, None), Some(bytes::Bytes::new()))
+            .map_err(CommandRefused::NotSubmitted)?;
         self.tombstones.put(message, origin, new);
         Ok(Some(id))
     }

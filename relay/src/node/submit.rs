@@ -14,7 +14,7 @@ use crate::custody::{Live, ROW_BYTES};
 use crate::input::{Held, Submission, Ticket};
 use crate::limits;
 use crate::node::{After, Node};
-use crate::output::{Op, Output, Statement, SubmitRefused};
+use crate::output::{Event, Op, Output, Statement, SubmitRefused};
 use crate::routing::Existence;
 
 impl Node {
@@ -68,11 +68,17 @@ impl Node {
     fn submitted_before(&mut self, ticket: Ticket, message: MessageId) -> Result<(), SubmitRefused> {
         let durable = self.custody.find(message).and_then(|row| self.custody.get(row)).is_none_or(|l| l.durable);
         if durable {
-            self.outputs.push_back(Output::Submitted { ticket, id: message });
+            self.say_submitted(ticket, message);
         } else {
             self.then(After::Submitted(ticket, message));
         }
         Ok(())
+    }
+
+    pub(super) fn say_submitted(&mut self, ticket: Ticket, id: MessageId) {
+        let live = self.custody.find(id).and_then(|row| self.custody.get(row));
+        let demoted_from = live.and_then(|live| live.message.demoted_from);
+        self.outputs.push_back(Output::Submitted { ticket, id, demoted_from });
     }
 
     fn take_submission(
@@ -83,7 +89,7 @@ impl Node {
         content: Digest,
         key: (u32, String, String),
     ) -> Result<(), SubmitRefused> {
-        let (inline, user) = (s.inline.clone(), s.user);
+        let (inline, user, granted, demoted_from) = (s.inline.clone(), s.user, s.precedence, s.demoted_from);
         let counted: Vec<(String, u64)> = std::iter::once(sender.clone())
             .chain(s.to.iter().map(|to| format!("{sender}>{to}")))
             .map(|name| (self.sequences.get(&name).copied().unwrap_or(0) + 1, name))
@@ -95,7 +101,11 @@ impl Node {
         let pair_sequences = counted.iter().skip(1).map(|(_, next)| *next).collect();
         let body = self.body(s, counted.first().map_or(1, |(_, next)| *next), pair_sequences);
         let until_ms = body.deadline_ms().saturating_add(limits::REMEMBER_MS);
-        let id = self.put_own(body, None, Some(user), inline)?;
+        let id = self.put_own(body, None, (Some(user), demoted_from), inline)?;
+        if let Some(asked) = demoted_from {
+            let event = Event::Demoted { message: id, user, asked, granted };
+            self.then(After::Event(event));
+        }
         for (sender, sequence) in counted {
             self.sequences.insert(sender.clone(), sequence);
             self.op(Op::PutSequence { sender, sequence });
@@ -114,7 +124,7 @@ impl Node {
         &mut self,
         body: Body,
         only: Option<&[Ordinal]>,
-        user: Option<u32>,
+        (user, demoted_from): (Option<u32>, Option<Precedence>),
         inline: Option<Bytes>,
     ) -> Result<MessageId, SubmitRefused> {
         if self.custody.is_full() {
@@ -141,6 +151,7 @@ impl Node {
             handed_to: None,
             user,
             recalls: body.recalls,
+            demoted_from,
         };
         let Some(live) = Live::new(message, body.gist(), &Held::default(), false) else {
             return Err(SubmitRefused::TooMany(limits::MESSAGES));
@@ -212,7 +223,9 @@ pub(super) const fn new_recipient(recipient: Recipient, state: State, at_ms: u64
 fn content_of(s: &Submission) -> Digest {
     let mut text = Vec::new();
     let to = s.to.iter().map(ToString::to_string);
-    let fields = to.chain([s.subject.clone(), s.file_name.clone(), s.precedence.to_string()]);
+    // What was asked for: a quota does not make a repetition another message.
+    let asked = s.demoted_from.unwrap_or(s.precedence);
+    let fields = to.chain([s.subject.clone(), s.file_name.clone(), asked.to_string()]);
     for field in fields {
         text.extend_from_slice(&(field.len() as u64).to_be_bytes());
         text.extend_from_slice(field.as_bytes());

@@ -116,6 +116,7 @@ impl World {
         let submission = Submission {
             user: 0,
             quota_bytes: None,
+            demoted_from: None,
             nonce: self.random.wide(),
             sender: None,
             to: job.to.clone(),

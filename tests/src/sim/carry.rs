@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use tram_proto::envelope::Body;
+use tram_proto::envelope::{Body, Precedence};
 use tram_proto::frame::{Frame, Offer, Range, Recipient, Verdict, Visit};
 use tram_proto::id::{Digest, MessageId};
 use tram_proto::manifest::Layout;
@@ -280,10 +280,19 @@ impl World {
         });
     }
 
-    pub(super) fn send_run(&mut self, place: Place, link: LinkId, root: Digest, bytes: u64, first: u64, count: u32) {
+    pub(super) fn send_run(
+        &mut self,
+        place: Place,
+        link: LinkId,
+        precedence: Precedence,
+        (root, bytes, first, count): (Digest, u64, u64, u32),
+    ) {
         let layout = Layout::new(bytes).expect("small");
         let life = self.nodes[place].life;
-        self.at(2 * u64::from(count), Happening::Input { place, life, input: Box::new(Input::RunSent { link }) });
+        // The line is fast and slow by turns.
+        let run_units = 1 + u32::try_from(self.random.below(16)).expect("small");
+        let sent = Input::RunSent { link, precedence, run_units };
+        self.at(2 * u64::from(count), Happening::Input { place, life, input: Box::new(sent) });
         let mut units = Vec::new();
         for unit in first..first + u64::from(count) {
             match self.unit(place, root, layout, unit) {

@@ -548,14 +548,14 @@ impl World {
             }
             Output::SendReceipt { link, number, row } => self.send_receipt(place, link, number, row),
             Output::SendRecord { link, record, flood } => self.send_record(link, record, flood),
-            Output::SendRun { link, root, payload_bytes, first, count, .. } => {
-                self.send_run(place, link, root, payload_bytes, first, count);
+            Output::SendRun { link, root, payload_bytes, first, count, precedence } => {
+                self.send_run(place, link, precedence, (root, payload_bytes, first, count));
             }
             Output::Persist { commit, ops, urgent } => {
                 self.nodes[place].commits.push_back(Persist { commit, ops, urgent });
                 self.commit(place);
             }
-            Output::Submitted { ticket, id } => self.submitted(place, ticket, id),
+            Output::Submitted { ticket, id, .. } => self.submitted(place, ticket, id),
             Output::NotSubmitted { ticket, why } => self.not_submitted(place, ticket, &why),
             Output::Deliver { consumer, row, id, address, .. } => self.handed_out(place, consumer, row, id, &address),
             Output::TookDone { ticket, held } => self.took_done(place, ticket, held),

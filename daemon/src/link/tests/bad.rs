@@ -330,6 +330,7 @@ async fn a_run_for_which_there_is_no_room_is_stopped_and_the_link_goes_on() {
     // It may be stopped at any point.
     let _ = stream.write_all(&chunk).await;
     assert_eq!(stream.stopped().await.expect("linked"), Some(NO_ROOM));
+    assert!(matches!(station.next_input().await, Input::RunStopped { root: stopped } if stopped == root));
     send_run(&raw, root, 0, &[&head, &page]).await;
     assert!(durable(station.next_input().await));
 }

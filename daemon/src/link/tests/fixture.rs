@@ -202,6 +202,7 @@ impl Station {
             handed_to: None,
             user: None,
             recalls: None,
+            demoted_from: None,
         };
         let payload = inline.is_none().then_some((body.payload_root, body.payload_bytes));
         let envelope = Statement::Signed(signed);

@@ -95,6 +95,10 @@ impl Office {
     }
 
     pub(crate) async fn submit(&self, to: &str, payload: Vec<u8>) -> MessageId {
+        self.send(to, Precedence::Routine, payload).await
+    }
+
+    pub(crate) async fn send(&self, to: &str, precedence: Precedence, payload: Vec<u8>) -> MessageId {
         let (payload_root, payload_bytes, inline) = if payload.len() <= tram_proto::limits::INLINE_BYTES {
             (root_of(&payload), payload.len() as u64, Some(payload.into()))
         } else {
@@ -108,10 +112,11 @@ impl Office {
         let submission = Submission {
             user: 0,
             quota_bytes: None,
+            demoted_from: None,
             nonce,
             sender: None,
             to: vec![to.parse().expect("an address")],
-            precedence: Precedence::Routine,
+            precedence,
             lifetime_ms: None,
             deliver_by_ms: 0,
             label: String::new(),
@@ -126,7 +131,7 @@ impl Office {
             payload_root,
             inline,
         };
-        self.engine.submit(submission).await.expect("runs").expect("taken")
+        self.engine.submit(submission).await.expect("runs").expect("taken").id
     }
 
     /// Takes and acknowledges so many messages, and says how often each came.
@@ -139,6 +144,22 @@ impl Office {
             assert!(self.engine.took(CONSUMER, delivery.row).await.expect("runs"));
         }
         came
+    }
+
+    /// Takes and acknowledges what comes until a moment has come.
+    pub(crate) async fn take_until(&mut self, moment: impl Future<Output = ()>) -> Vec<MessageId> {
+        let mut came = Vec::new();
+        tokio::pin!(moment);
+        loop {
+            tokio::select! {
+                () = &mut moment => return came,
+                delivery = self.deliveries.recv() => {
+                    let delivery = delivery.expect("runs");
+                    came.push(delivery.id);
+                    assert!(self.engine.took(CONSUMER, delivery.row).await.expect("runs"));
+                }
+            }
+        }
     }
 
     /// Waits until this node is done with everything, and nothing more was handed to the application.

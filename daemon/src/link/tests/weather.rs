@@ -1,5 +1,6 @@
 //! What lines do to real QUIC connections, with a paused clock: an hour of bad weather takes seconds.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
@@ -249,5 +250,50 @@ async fn a_parent_that_holds_our_mail_is_not_hammered() {
         let status = uplinks.status().borrow()[0].clone();
         assert_eq!(status.state, UplinkState::Down);
         assert!(status.last_error.is_some_and(|why| why.contains("went back in time")));
+    }
+}
+
+/// A minute in which there is always more of routine than a slow line carries, in the offers and in runs. What bulk has to
+/// send gets its share all the same, and flash passes both.
+#[tokio::test(start_paused = true)]
+async fn a_minute_of_routine_leaves_bulk_its_share_and_flash_its_way() {
+    const SMALL: usize = 30_000;
+    const LARGE: usize = 400_000;
+    const BULK: usize = 200_000;
+    let conditions = Conditions { latency_ms: 20, bytes_per_s: Some(250_000.0), ..Conditions::default() };
+    let mut weather = Weather::new(5, conditions).await;
+    let mut bytes_of = BTreeMap::new();
+    for number in 0..300 {
+        let id = weather.can_tho.send("vanban@central", Precedence::Routine, noisy(SMALL, number)).await;
+        bytes_of.insert(id, (Precedence::Routine, SMALL));
+    }
+    for number in 300..330 {
+        let id = weather.can_tho.send("vanban@central", Precedence::Routine, noisy(LARGE, number)).await;
+        bytes_of.insert(id, (Precedence::Routine, LARGE));
+    }
+    for number in 330..350 {
+        let id = weather.can_tho.send("vanban@central", Precedence::Bulk, noisy(BULK, number)).await;
+        bytes_of.insert(id, (Precedence::Bulk, BULK));
+    }
+    let came = weather.central.take_until(sleep(Duration::from_secs(60))).await;
+    let of = |class| came.iter().map(|id| bytes_of[id]).filter(|(c, _)| *c == class).map(|(_, b)| b).sum::<usize>();
+    let (routine, bulk) = (of(Precedence::Routine), of(Precedence::Bulk));
+    println!("routine {routine}, bulk {bulk}");
+    assert!(routine + bulk > 10_000_000, "most of 15 MB: {routine} and {bulk}");
+    // The last of bulk may be under way.
+    assert!((bulk + BULK) * 20 >= routine + bulk, "bulk has {bulk} beside {routine}");
+    assert!(bulk * 10 <= routine, "routine is not held up: {bulk} beside {routine}");
+
+    for number in 350..355 {
+        let before = weather.central.here.clock.mono();
+        let flash = weather.can_tho.send("vanban@central", Precedence::Flash, noisy(4096, number)).await;
+        let mut came = false;
+        while !came {
+            came = weather.central.take_until(sleep(Duration::from_millis(1))).await.contains(&flash);
+        }
+        let took = weather.central.here.clock.mono() - before;
+        println!("flash took {took:?}");
+        // Latency, a full queue of the line, and one answer.
+        assert!(took < Duration::from_millis(300), "{took:?}");
     }
 }

@@ -21,7 +21,10 @@ use super::super::access::Access;
 use super::super::station::{Certificate, Identity, KeyChange, LinkFacts, Reload, ReloadError, Station, Wire};
 use super::super::{Door, Sockets, serve};
 use crate::committer::Sign;
+use crate::config::Config;
+use crate::engine::handle::Submitted;
 use crate::engine::handle::{Delivery, EngineHandle, Request};
+use crate::plan::Plan;
 use crate::spool::{MemorySpool, Spool};
 
 pub(super) const NOW_MS: u64 = 1_800_000_000_000;
@@ -64,6 +67,8 @@ impl Node {
             issuer: None,
             reload: Arc::new(Reloaded::default()),
             access: rules,
+            plan: watch::channel(Arc::default()).1,
+            quotas: Arc::new(crate::local::quota::Quotas::new(crate::clock::Clock::default())),
         };
         let (stop, mut stopped) = watch::channel(false);
         let sockets = Sockets::bind(dir.path()).expect("binds");
@@ -89,6 +94,11 @@ impl Reload for Reloaded {
         }
         let key = |key, applied| KeyChange { key, applied };
         Ok(vec![key("access.rule", true), key("listen.overlay", false)])
+    }
+
+    async fn plan(&self, file: Option<(String, String)>) -> Result<Plan, ReloadError> {
+        let text = file.map_or_else(String::new, |(_, text)| text);
+        Config::from_text("tramd.toml".as_ref(), &text).map(|c| c.plan).map_err(|e| ReloadError(e.to_string()))
     }
 }
 
@@ -182,7 +192,7 @@ impl Engine {
         }
     }
 
-    fn submit(&mut self, asked: Submission) -> Result<MessageId, SubmitRefused> {
+    fn submit(&mut self, asked: Submission) -> Result<Submitted, SubmitRefused> {
         if asked.label == "mat" {
             return Err(SubmitRefused::LabelNotPermitted(asked.label));
         }
@@ -211,6 +221,7 @@ impl Engine {
             handed_to: None,
             user: Some(asked.user),
             recalls: None,
+            demoted_from: None,
         };
         let payload = asked.inline.is_none().then_some((asked.payload_root, asked.payload_bytes));
         let envelope = Statement::Signed(signed(statement));
@@ -221,7 +232,7 @@ impl Engine {
                 waiting.push_back((row, id, address, false));
             }
         }
-        Ok(id)
+        Ok(Submitted { id, demoted_from: asked.demoted_from })
     }
 
     fn deliver(&mut self) {
@@ -295,6 +306,7 @@ impl Engine {
             spool_room_bytes: 1 << 30,
             spool_total_bytes: 2 << 30,
             held: vec!["can-tho".to_owned()],
+            late: Vec::new(),
             paused: Vec::new(),
             clock_trusted: true,
         }
@@ -306,6 +318,7 @@ pub(in crate::local) fn body_from(sender: &str, number: u64) -> Body {
     let asked = Submission {
         user: 0,
         quota_bytes: None,
+        demoted_from: None,
         nonce: [9; 16],
         sender: Some(sender.parse().expect("inbox")),
         to: vec!["vanban@hub".parse().expect("address"), "vanban@central".parse().expect("address")],
@@ -349,6 +362,7 @@ pub(super) fn put_from(spool: &dyn Spool, row: u64, body: &Body) {
         handed_to: None,
         user: None,
         recalls: None,
+        demoted_from: None,
     };
     let envelope = Statement::Signed(signed(statement));
     let op = Op::PutMessage { row: Row(row), message, envelope, inline: Some(Bytes::new()), payload: None };

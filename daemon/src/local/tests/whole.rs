@@ -284,6 +284,7 @@ async fn only_who_sent_a_message_and_an_administrator_take_it_back() {
     let asked = Submission {
         user: 4242,
         quota_bytes: None,
+        demoted_from: None,
         nonce: [9; 16],
         sender: None,
         to: vec!["vanban@can-tho".parse().expect("address")],
@@ -302,7 +303,7 @@ async fn only_who_sent_a_message_and_an_administrator_take_it_back() {
         payload_root: tram_proto::manifest::root_of(&[]),
         inline: Some(bytes::Bytes::new()),
     };
-    let others = whole.node.engine.submit(asked).await.expect("runs").expect("submitted");
+    let others = whole.node.engine.submit(asked).await.expect("runs").expect("submitted").id;
     whole.only(Rule { inboxes: vec!["vanban".to_owned()], send: Send::Any(true), ..Rule::default() });
     let own = door.send(to("vanban@can-tho"), &b"x"[..], |_| ()).await.expect("submitted");
     assert_eq!(code(door.cancel(others).await), "not_permitted");
