@@ -33,6 +33,9 @@ const OWN_PACKETS: f64 = 2.0;
 const OWN_QUEUE: Duration = Duration::from_millis(1);
 /// On short lines less time, a part of the round trip.
 const OWN_PART: u32 = 64;
+/// Shorter is a room or a machine, where what the hosts take to wake up is most of it: there the queue bridges that, else
+/// ten packets would be the window.
+const ROOM: Duration = Duration::from_millis(1);
 /// The share of what the queue lacks by which the window moves each round. All of it would overshoot: what a round shows
 /// is the window of the round before.
 const STEP: f64 = 0.5;
@@ -265,7 +268,8 @@ impl Rate {
 
     /// Bytes of queue that are ours.
     fn own(&self) -> f64 {
-        let time = OWN_QUEUE.min(self.least() / OWN_PART);
+        let least = self.least();
+        let time = if least < ROOM { OWN_QUEUE } else { OWN_QUEUE.min(least / OWN_PART) };
         let burst = self.bursts.iter().copied().fold(f64::INFINITY, f64::min);
         OWN_PACKETS * self.mtu as f64 + self.best() * time.as_secs_f64() + if burst.is_finite() { burst } else { 0.0 }
     }

@@ -28,7 +28,7 @@ use crate::plan::{Plan, Rate, Scope};
 
 /// Written and not yet sent: as much as the line carries in 4 ms, and at least this.
 const AHEAD_BYTES: u64 = 64 * 1024;
-const AHEAD: Duration = Duration::from_millis(4);
+const AHEAD: Duration = Duration::from_millis(20);
 /// Written at once: a quarter of that, within these bounds.
 const PIECE_BYTES: std::ops::RangeInclusive<u64> = 16 * 1024..=CHUNK_BYTES as u64;
 /// A line on which nothing was sent for so long, though there was room in flight, has nothing more to send: quinn paces
