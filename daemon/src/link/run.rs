@@ -39,9 +39,6 @@ pub(crate) const STREAMS: usize = RUNS_IN_FLIGHT + 3;
 const NEAR: Duration = Duration::from_millis(10);
 /// Units of one stream towards a neighbour that is near: 1 MiB.
 const NEAR_UNITS: u32 = 4;
-/// So many of these at once: the last packet of a stream is acknowledged after up to 25 ms, and three would stand still
-/// for most of that.
-const NEAR_RUNS: u32 = 9;
 /// A run stays in flight until its last hole is filled: at 2 % loss some are filled at the second attempt, each 1.15
 /// round trips later, so that this many times what the line holds has to be in flight to keep it full.
 const LINES_FULL: f64 = 1.0 + 2.0 * 1.15;
@@ -148,14 +145,13 @@ pub(crate) async fn send(
     // The least that was seen: it grows under load.
     let mut round_trip = Duration::MAX;
     loop {
-        let is_near = round_trip <= NEAR && !urgent;
-        let own_units = if is_near { NEAR_RUNS * NEAR_UNITS } else { runs_in_flight * RUN_UNITS };
+        let piece_units = if round_trip <= NEAR { NEAR_UNITS } else { RUN_UNITS };
+        let own_units = piece_units * runs_in_flight;
         if !urgent {
             take_more(&link, &mut more, own_units, pending.all_units());
         }
         let most_units = own_units + more.len() as u32 * RUN_UNITS;
-        let most_streams = if is_near { streams.max(NEAR_RUNS as usize) } else { streams + more.len() };
-        while tasks.len() < most_streams
+        while tasks.len() < streams + more.len()
             && let Some(Piece { run, is_last, posted }) = pending.next(most_units)
         {
             let stream = tokio::time::timeout(OPEN, connection.open_uni()).await;
