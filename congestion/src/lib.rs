@@ -2,7 +2,7 @@
 //!
 //! | module | owns |
 //! |---|---|
-//! | [`line`] | what the controller tells the link, and the link the controller |
+//! | [`mod@line`] | what the controller tells the link, and the link the controller |
 //! | [`rate`] | the controller: window and phases |
 //! | [`sampler`] | rounds, delivery rate and round trips measured in them |
 //! | [`floor`] | the shortest round trip |
