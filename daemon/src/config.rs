@@ -13,12 +13,11 @@ use serde::Deserialize;
 use toml::{Table, Value};
 use tram_proto::join::HostPort;
 use tram_proto::name::{Inbox, NodeName};
-use tram_relay::input::Side;
 
 use crate::link::pace::{Congestion, Pace};
 use crate::local::access::Rule;
 use crate::paths::Paths;
-use crate::plan::{Origins, Plan, PlanSection, Rate};
+use crate::plan::{Origins, Plan, PlanSection};
 
 /// Why a config cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -120,8 +119,8 @@ pub struct Uplink {
     pub node: NodeName,
     /// Where it listens, tried in order.
     pub addresses: Vec<HostPort>,
-    /// How this node sends to it.
-    pub pace: Pace,
+    /// What this node's controller is on the way to it.
+    pub congestion: Congestion,
 }
 
 /// `[spool]`
@@ -235,7 +234,7 @@ impl Config {
                 .map(|uplink| UplinkSection {
                     node: uplink.node.to_string(),
                     addresses: uplink.addresses.iter().map(ToString::to_string).collect(),
-                    congestion: uplink.pace.congestion,
+                    congestion: uplink.congestion,
                 })
                 .collect();
         }
@@ -319,8 +318,7 @@ impl Sections {
                 let why = format!("{node} stands twice; give all its addresses in one [[uplink]]");
                 return Err(wrong("uplink.node", why));
             }
-            let pace = Pace { congestion: uplink.congestion, rate_bytes_per_s: None };
-            uplinks.push(Uplink { node, addresses, pace });
+            uplinks.push(Uplink { node, addresses, congestion: uplink.congestion });
         }
         if uplinks.len() > tram_proto::limits::UPLINKS {
             let why = format!("a node has at most {} uplinks", tram_proto::limits::UPLINKS);
@@ -338,9 +336,6 @@ impl Sections {
             let path = error.path.unwrap_or_else(|| path.to_owned());
             ConfigError::Value { path, key: error.key, why: error.why }
         })?;
-        for uplink in &mut uplinks {
-            uplink.pace.rate_bytes_per_s = plan.declared(&uplink.node, Side::Up(0)).map(Rate::bytes);
-        }
         Ok(Config {
             plan,
             node: self.node,

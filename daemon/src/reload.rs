@@ -9,14 +9,16 @@ use std::sync::Arc;
 use tokio::sync::{Mutex, watch};
 use tracing::{error, info, warn};
 use tram_proto::name::NodeName;
+use tram_relay::input::Side;
 
 use crate::config::{Config, ConfigError, Uplink};
 use crate::link::Here;
 use crate::link::dialer::{self, Uplinks};
+use crate::link::pace::Pace;
 use crate::local::access::Access;
 use crate::local::station::{Issuer, Reload, ReloadError};
 use crate::paths::Paths;
-use crate::plan::Plan;
+use crate::plan::{Plan, Rate};
 
 /// A key whose value in the files is another than the one in force before the reload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -174,7 +176,11 @@ pub(crate) fn to_dial(config: &Config) -> Vec<dialer::Uplink> {
     let uplink = |uplink: &Uplink| dialer::Uplink {
         node: uplink.node.clone(),
         addresses: uplink.addresses.iter().map(ToString::to_string).collect(),
-        pace: uplink.pace,
+        // The plan declares the rate; a reload of it alone changes no uplink, and the link hears of it by itself.
+        pace: Pace {
+            congestion: uplink.congestion,
+            rate_bytes_per_s: config.plan.declared(&uplink.node, Side::Up(0)).map(Rate::bytes),
+        },
     };
     config.uplinks.iter().map(uplink).collect()
 }
@@ -235,6 +241,8 @@ mod tests {
         let uplink = |node: &str| format!("[[uplink]]\nnode = \"{node}\"\naddresses = [\"h:1\"]\n");
         check(&uplink("a"), &uplink("b"), &[("uplink", true)]);
         check(&uplink("a"), &format!("{}{}", uplink("a"), uplink("b")), &[("uplink", true)]);
+        let declared = |rate: &str| format!("{}[[plan.line]]\nlink = \"uplink\"\nrate = \"{rate}\"\n", uplink("a"));
+        check(&declared("20mbit"), &declared("10mbit"), &[("plan", true)]);
         check("", &uplink("a"), &[("uplink", false)]);
         check(&uplink("a"), "", &[("uplink", false)]);
         let keys = changes(&config(""), &config(&full));

@@ -55,9 +55,11 @@ fn whole() {
                     let for_ns = if rate > 500.0 { 20 * S } else { 60 * S };
                     let settled = (20 * rtt * MS).max(2 * S);
                     let out = run(&Net::new(rate, rtt, loss, queue), &[OURS], for_ns);
+                    let carried = out.share(0, settled, for_ns);
+                    assert!(carried > 0.0, "{rate} Mbit/s, {rtt} ms, {loss:?}: nothing passes");
                     line += &format!(
                         " {:.2} {:.2} {:>5.1} {:.1} |",
-                        out.share(0, settled, for_ns) / (1.0 - share),
+                        carried / (1.0 - share),
                         out.share(0, 0, for_ns) / (1.0 - share),
                         out.p95_wait_ms(S),
                         100.0 * out.drop_share()

@@ -139,7 +139,8 @@ impl std::fmt::Debug for Endpoints {
 }
 
 impl Endpoints {
-    /// Opens the listening socket, if the node listens; links that come in send at this pace. Must be called within the runtime.
+    /// Opens the listening socket, if the node listens; links that come in send at this pace. Must be called
+    /// within the runtime.
     ///
     /// # Errors
     /// [`OpenError`].
