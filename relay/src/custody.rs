@@ -24,6 +24,15 @@ use crate::ranges::Ranges;
 use crate::routing::Hop;
 use crate::turns::{Place, Turns};
 
+/// An offer of a message that another node holds out.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Source {
+    /// The offer's, on its link.
+    pub(crate) number: u64,
+    /// How many nodes the message has passed to come here this way.
+    pub(crate) hops: u32,
+}
+
 /// A message in this node's custody.
 #[derive(Debug)]
 pub(crate) struct Live {
@@ -45,8 +54,8 @@ pub(crate) struct Live {
     pub(crate) durable: bool,
     /// Per recipient, the offer that holds it out now.
     pub(crate) offered: Vec<Option<(LinkId, u64)>>,
-    /// The links that offer us this message, with their offer's number.
-    pub(crate) sources: BTreeMap<LinkId, u64>,
+    /// The links that offer us this message.
+    pub(crate) sources: BTreeMap<LinkId, Source>,
     /// The source that was asked last.
     pub(crate) asked_of: Option<LinkId>,
     /// Units wanted from it and not yet durable.
@@ -140,7 +149,7 @@ impl Live {
     }
 
     /// The source to ask: the one asked last, or the next after it when that one had its chance.
-    pub(crate) fn source(&self, next: bool) -> Option<(LinkId, u64)> {
+    pub(crate) fn source(&self, next: bool) -> Option<LinkId> {
         use std::ops::Bound::{Excluded, Included, Unbounded};
         let asked = self.asked_of.filter(|link| self.sources.contains_key(link));
         let from = match asked {
@@ -149,7 +158,7 @@ impl Live {
             None => Unbounded,
         };
         let found = self.sources.range((from, Unbounded)).next().or_else(|| self.sources.first_key_value());
-        found.map(|(link, number)| (*link, *number))
+        found.map(|(link, _)| *link)
     }
 
     /// Half of the time between its submission and when it has to be there, Unix milliseconds.

@@ -65,6 +65,10 @@ pub const CLOCK_NOISE_MS: u64 = 1000;
 pub const PING_MS: u64 = 60 * 1000;
 /// A payload that made no progress for so long is wanted again, in milliseconds. A run of 4 MiB takes 17 s at 2 Mbit/s.
 pub const STALLED_MS: u64 = 60 * 1000;
+/// The same where another neighbour offers it too: that one is asked then, at the cost of some units that come twice.
+pub const SWITCH_MS: u64 = 10 * 1000;
+/// Pause between two looks for payloads that make no progress, in milliseconds.
+pub const STALL_LOOK_MS: u64 = 5 * 1000;
 /// An answer to a question is awaited for so long, in milliseconds.
 pub const ASK_MS: u64 = 10 * 1000;
 /// The origin offers again so long after a next hop took custody, in milliseconds: an hour, four hours, then daily; the

@@ -12,7 +12,7 @@ use tram_proto::manifest::Layout;
 use tram_proto::receipt::{Ordinal, Reason, State};
 use tram_proto::row::{MessageRow, Phase};
 
-use crate::custody::{Live, ROW_BYTES, Settled};
+use crate::custody::{Live, ROW_BYTES, Settled, Source};
 use crate::input::{Held, LinkId, Row, Side};
 use crate::limits;
 use crate::links::PutOff;
@@ -129,7 +129,7 @@ impl Node {
         if self.custody.get(row).is_none_or(|l| l.message.complete || l.all_ended()) {
             self.then(After::Ack(o.link, o.offer.number));
         } else {
-            self.want(row, o.link, o.offer.number);
+            self.offered_by(row, o.link, Source { number: o.offer.number, hops: o.offer.visit.hops });
         }
     }
 
@@ -175,7 +175,7 @@ impl Node {
         if complete {
             self.then(After::Ack(o.link, o.offer.number));
         } else {
-            self.want(row, o.link, o.offer.number);
+            self.offered_by(row, o.link, Source { number: o.offer.number, hops: o.offer.visit.hops });
         }
     }
 
@@ -284,7 +284,8 @@ impl Node {
             .message
             .recipients
             .iter()
-            .filter(|r| r.phase == Phase::Inbox)
+            // One that arrived and lost units to the disk since waits until those have come again.
+            .filter(|r| r.phase == Phase::Inbox && live.message.complete)
             .filter_map(|r| live.address(r.recipient.ordinal).map(|a| a.inbox.clone()))
             .collect();
         for inbox in inboxes {
@@ -322,10 +323,25 @@ impl Node {
         }
     }
 
-    fn want(&mut self, row: Row, link: LinkId, number: u64) {
+    /// A link holds out a payload that is not whole here. Of two, the one nearer to the origin is asked: the other may
+    /// have but a part, and wait for it as we do.
+    fn offered_by(&mut self, row: Row, link: LinkId, source: Source) {
+        let Some(live) = self.custody.get_mut(row) else { return };
+        let last = live.sources.entry(link).or_insert(source);
+        // Of two offers on one link the later holds: the sender has taken the other back.
+        if source.number > last.number {
+            *last = source;
+        }
+        let asked = live.asked_of.filter(|other| *other != link).and_then(|other| live.sources.get(&other));
+        if asked.is_none_or(|asked| source.hops < asked.hops) {
+            self.want(row, link);
+        }
+    }
+
+    fn want(&mut self, row: Row, link: LinkId) {
         let now_ms = self.now.mono_ms;
         let Some(live) = self.custody.get_mut(row) else { return };
-        live.sources.insert(link, number);
+        let Some(offer) = live.sources.get(&link).map(|source| source.number) else { return };
         if live.has_all_units() {
             let root = live.root;
             return self.completed(row, root);
@@ -334,7 +350,7 @@ impl Node {
         live.asked_of = Some(link);
         let units = live.to_want();
         live.asked = Ranges::of(&units);
-        self.send(link, Frame::Want { offer: number, units });
+        self.send(link, Frame::Want { offer, units });
     }
 
     pub(super) fn units_durable(&mut self, root: Digest, units: Range) {
@@ -356,8 +372,8 @@ impl Node {
     /// Wants what is missing from the link that was asked, or from the next that offers it: two neighbours that hold a
     /// part each may wait for one another while a third has the whole.
     pub(super) fn want_again(&mut self, row: Row, next: bool) {
-        if let Some((link, number)) = self.custody.get(row).and_then(|l| l.source(next)) {
-            self.want(row, link, number);
+        if let Some(link) = self.custody.get(row).and_then(|l| l.source(next)) {
+            self.want(row, link);
         }
     }
 
@@ -370,8 +386,8 @@ impl Node {
         self.judge(row);
         self.update(row);
         self.then(After::Stored(row));
-        for (link, number) in sources {
-            self.then(After::Ack(link, number));
+        for (link, source) in sources {
+            self.then(After::Ack(link, source.number));
         }
     }
 
@@ -417,8 +433,8 @@ impl Node {
             self.op(Op::SettleMessage { row, message: live.message, until_ms });
         }
         // Its payload may still have been on the way; whoever sends it is free of it all the same.
-        for (link, number) in live.sources {
-            self.then(After::Ack(link, number));
+        for (link, source) in live.sources {
+            self.then(After::Ack(link, source.number));
         }
     }
 }

@@ -114,10 +114,13 @@ impl Node {
         let Some(live) = self.custody.get_mut(row) else { return false };
         let parked = !std::mem::take(&mut live.parked).is_empty();
         let precedence = live.precedence;
+        // A neighbour that forgot what it was offered would be waited for as long as the link lives.
+        let offered: Vec<_> = live.offered.iter().flatten().copied().collect();
         let held = self.queues.remove(Hop::Hold, precedence, row);
+        offered.iter().for_each(|(link, number)| self.offer_once_more(*link, *number));
         let again = self.offer_own_again(row);
         self.place(row);
-        parked || held || again
+        parked || held || again || !offered.is_empty()
     }
 
     fn retire(&mut self, name: &NodeName) -> Result<Outcome, CommandRefused> {

@@ -56,7 +56,7 @@ impl Node {
             .collect();
         silent.into_iter().for_each(|link| self.ping(link));
         if self.next_stall_ms <= mono_ms {
-            self.next_stall_ms = mono_ms + limits::STALLED_MS;
+            self.next_stall_ms = mono_ms + limits::STALL_LOOK_MS;
             self.want_stalled();
         }
         self.give_up_asks();
@@ -75,8 +75,9 @@ impl Node {
 
     fn want_stalled(&mut self) {
         for row in self.custody.all_receiving() {
-            let since = self.custody.get(row).map_or(0, |l| l.progress_ms);
-            if since + limits::STALLED_MS <= self.now.mono_ms {
+            let Some(live) = self.custody.get(row) else { continue };
+            let patience_ms = if live.sources.len() > 1 { limits::SWITCH_MS } else { limits::STALLED_MS };
+            if live.progress_ms + patience_ms <= self.now.mono_ms {
                 self.want_again(row, true);
             }
         }

@@ -182,7 +182,7 @@ impl Node {
         self.dirty.insert(id);
     }
 
-    fn offer_once_more(&mut self, id: LinkId, number: u64) {
+    pub(super) fn offer_once_more(&mut self, id: LinkId, number: u64) {
         let held = self.links.get_mut(id).and_then(|l| l.take_back(number));
         if let Some(Held::Message { row, ordinals, .. }) = held {
             self.no_longer_offered(row, id, number, &ordinals);

@@ -301,7 +301,7 @@ impl World {
             }
         }
         // A run that is cut off half-way brings what came before.
-        if self.random.once_in(40) {
+        if self.manners.broken_runs && self.random.once_in(40) {
             let kept = self.random.place(units.len() + 1);
             units.truncate(kept);
         }

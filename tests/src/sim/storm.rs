@@ -94,6 +94,7 @@ impl Mix {
                 slow: sometimes(4),
                 moody: sometimes(5),
                 crowded: sometimes(4),
+                broken_runs: true,
                 ..Manners::default()
             },
             fragile: 1 + random.place(nodes / 2),

@@ -182,6 +182,8 @@ pub struct Manners {
     pub crowded: bool,
     /// A node that lies: it spoils signatures, acknowledges what it throws away, speaks of what never was.
     pub liar: Option<Place>,
+    /// Some runs end half-way.
+    pub broken_runs: bool,
     /// A submission may be refused: its application asks again.
     pub may_refuse: bool,
 }
@@ -437,14 +439,15 @@ impl World {
     pub fn lose_disk(&mut self, place: Place, after_ms: u64) {
         let empty = self.nodes[place].disk.another();
         self.put_disk(place, empty, after_ms);
+        self.nodes[place].damaged = false;
     }
 
-    /// The node comes back with another disk: an empty one, or one from before.
+    /// The node comes back with another disk: an empty one, or one from before, with what had rotted on it by then.
     pub fn put_disk(&mut self, place: Place, disk: Disk, after_ms: u64) {
         self.crash(place);
         let node = &mut self.nodes[place];
         node.disk = disk;
-        (node.damaged, node.unknown) = (false, true);
+        node.unknown = true;
         if let (Some(files), Some(capacity)) = (node.disk.faults(), node.capacity) {
             files.set_capacity(Some(capacity));
         }
