@@ -208,12 +208,16 @@ impl MessageRow {
     }
 
     fn from_wire(w: wire::Message) -> Result<Self, WireError> {
+        let recipients = w.recipients.into_iter().map(RecipientRow::from_wire);
+        let mut recipients: Vec<_> = recipients.collect::<Result<_, _>>()?;
+        // A node may keep a million of these in memory, most with one recipient.
+        recipients.shrink_to_fit();
         Ok(Self {
             id: MessageId::from_slice(&w.id)?,
             visit: Visit { attempt: w.attempt, hops: w.hops },
             from: id_from(&w.from)?,
             received_ms: w.received_ms,
-            recipients: w.recipients.into_iter().map(RecipientRow::from_wire).collect::<Result<_, _>>()?,
+            recipients,
             stamps: Stamp::list(&w.stamps)?,
             complete: w.complete,
             handed_ms: w.offered_ms,

@@ -228,8 +228,11 @@ struct Released {
 
 #[derive(Debug, Default)]
 pub(crate) struct Custody {
-    rows: BTreeMap<Row, Live>,
+    /// Boxed: in place, half of a large tree's nodes would be empty room of their size.
+    rows: BTreeMap<Row, Box<Live>>,
     by_id: BTreeMap<MessageId, Row>,
+    /// Ids of restored rows that are not in there yet: sorted once, a million cost a tenth.
+    restored: Vec<(MessageId, Row)>,
     /// Rows whose payload is still coming, by its root.
     receiving: BTreeMap<Digest, BTreeSet<Row>>,
     settled: BTreeMap<MessageId, Settled>,
@@ -274,6 +277,20 @@ impl Custody {
 
     pub(crate) fn insert(&mut self, row: Row, live: Live) {
         self.by_id.insert(live.message.id, row);
+        self.put(row, live);
+    }
+
+    /// Takes what the spool remembers; it is found by its id after [`Self::all_restored`].
+    pub(crate) fn restore(&mut self, row: Row, live: Live) {
+        self.restored.push((live.message.id, row));
+        self.put(row, live);
+    }
+
+    pub(crate) fn all_restored(&mut self) {
+        self.by_id.append(&mut std::mem::take(&mut self.restored).into_iter().collect());
+    }
+
+    fn put(&mut self, row: Row, live: Live) {
         self.deadlines.insert((live.due_ms, row));
         self.alarms.extend(live.half_way_ms().map(|at| (at, row)));
         if !live.message.complete {
@@ -287,11 +304,11 @@ impl Custody {
             (None, Some(user)) => add(&mut self.of_user, user, live.size()),
             (None, None) => {}
         }
-        self.rows.insert(row, live);
+        self.rows.insert(row, Box::new(live));
     }
 
     pub(crate) fn remove(&mut self, row: Row) -> Option<Live> {
-        let live = self.rows.remove(&row)?;
+        let live = *self.rows.remove(&row)?;
         self.by_id.remove(&live.message.id);
         self.deadlines.remove(&(live.due_ms, row));
         for at in [live.half_way_ms(), live.deliver_by_ms].into_iter().flatten() {
@@ -385,11 +402,11 @@ impl Custody {
     }
 
     pub(crate) fn get(&self, row: Row) -> Option<&Live> {
-        self.rows.get(&row)
+        self.rows.get(&row).map(Box::as_ref)
     }
 
     pub(crate) fn get_mut(&mut self, row: Row) -> Option<&mut Live> {
-        self.rows.get_mut(&row)
+        self.rows.get_mut(&row).map(Box::as_mut)
     }
 
     pub(crate) fn find(&self, id: MessageId) -> Option<Row> {
@@ -397,7 +414,7 @@ impl Custody {
     }
 
     pub(crate) fn rows(&self) -> impl Iterator<Item = (Row, &Live)> {
-        self.rows.iter().map(|(row, live)| (*row, live))
+        self.rows.iter().map(|(row, live)| (*row, live.as_ref()))
     }
 
     pub(crate) fn receiving(&self, root: Digest) -> Vec<Row> {
@@ -411,7 +428,7 @@ impl Custody {
     /// Bytes that the payloads on their way here will still take: their room is spoken for. One that was offered and does
     /// not come keeps no room from others.
     pub(crate) fn promised_bytes(&self, now_ms: u64) -> u64 {
-        let rows = self.receiving.values().flatten().filter_map(|row| self.rows.get(row));
+        let rows = self.receiving.values().flatten().filter_map(|row| self.get(*row));
         let coming = rows.filter(|l| l.progress_ms.saturating_add(2 * limits::STALLED_MS) > now_ms);
         coming.map(Live::missing_bytes).sum()
     }
@@ -492,7 +509,7 @@ impl Custody {
 
     /// Messages whose time has passed and that are still not there.
     pub(crate) fn late(&self) -> impl Iterator<Item = &Live> {
-        self.late.iter().filter_map(|row| self.rows.get(row)).filter(|live| live.still_to_arrive() > 0)
+        self.late.iter().filter_map(|row| self.get(*row)).filter(|live| live.still_to_arrive() > 0)
     }
 
     pub(crate) fn settle(&mut self, id: MessageId, settled: Settled) {

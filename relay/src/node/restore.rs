@@ -21,7 +21,7 @@ impl Node {
                 }
                 if let Some(mut live) = Live::new(message, gist, &held, true) {
                     live.restored = true;
-                    self.custody.insert(row, live);
+                    self.custody.restore(row, live);
                 }
             }
             Input::RestoredSettled { row, message, origin, deadline_ms } => {
@@ -78,6 +78,7 @@ impl Node {
         node.clock_ms = node.clock_ms.max(self.now.wall_ms);
         self.row = node;
         self.started = true;
+        self.custody.all_restored();
         self.op(Op::PutNode(node));
         inboxes.into_iter().for_each(|inbox| {
             self.inboxes.declare(inbox);

@@ -153,6 +153,7 @@ impl Node {
             .collect();
         hops.sort_unstable();
         hops.dedup();
+        hops.shrink_to_fit();
         self.custody.charge(row, hops);
     }
 
