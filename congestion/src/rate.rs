@@ -61,6 +61,8 @@ const BURST_PACKETS: f64 = 4.0;
 const CLEAR: u8 = 4;
 /// Among flows that fill the queue we stay so long at a time.
 const COMPETE: Duration = Duration::from_secs(10);
+/// So long after competing, others are expected to be there still.
+const COMPETED: Duration = Duration::from_secs(30);
 /// Rounds without growth after a mark of congestion.
 const MARKED_ROUNDS: u8 = 8;
 
@@ -102,6 +104,8 @@ pub struct Rate {
     before_cut: f64,
     /// When a long queue went away as we gave way.
     gave_way: Option<Instant>,
+    /// When we last competed, and the window then.
+    competed: Option<(Instant, f64)>,
     /// When the floor was raised.
     raised: Option<Instant>,
     /// It was a queue of others the last time.
@@ -135,6 +139,7 @@ impl Rate {
             marked: 0,
             before_cut: 0.0,
             gave_way: None,
+            competed: None,
             raised: None,
             is_suspect: false,
             bursts: VecDeque::new(),
@@ -359,10 +364,13 @@ impl Rate {
                 let wait = |rtt: Duration| seconds(rtt.saturating_sub(self.least()));
                 let most = self.most_wait();
                 let mut queue = judge(seconds(rtt), seconds(round.min_rtt), wait(waited), most);
-                if queue == Queue::Ours && wait(rtt) > self.most_wait() {
+                let recently = |at: Instant, within| now.saturating_duration_since(at) < within;
+                // Whoever was there a moment ago most likely still is: then less of a queue says so.
+                let competed = self.competed.filter(|(at, _)| recently(*at, COMPETED));
+                let sign = competed.map_or(most, |_| 2.0 * self.own() / self.peak.max(1.0));
+                if queue == Queue::Ours && wait(rtt) > sign {
                     // A queue of ours does not come back at once.
-                    let is_recent = |gave: Instant| now.saturating_duration_since(gave) < GAVE_WAY;
-                    if self.gave_way.replace(now).is_some_and(is_recent) {
+                    if self.gave_way.replace(now).is_some_and(|gave| recently(gave, GAVE_WAY)) {
                         queue = Queue::Shared;
                     }
                 }
@@ -380,8 +388,9 @@ impl Rate {
                     }
                     Queue::None | Queue::Shared => {
                         self.is_suspect = true;
-                        self.phase =
-                            Phase::Compete { cubic: Cubic::new(self.mtu as f64, before, 0.0), since: now, clear: 0 };
+                        let had = competed.filter(|(at, _)| recently(*at, GAVE_WAY)).map_or(0.0, |(_, had)| had);
+                        let cubic = Cubic::new(self.mtu as f64, before.max(had), 0.0);
+                        self.phase = Phase::Compete { cubic, since: now, clear: 0 };
                     }
                 }
             }
@@ -389,6 +398,7 @@ impl Rate {
                 *clear = if has_queue { 0 } else { *clear + 1 };
                 // Whether the others are still there shows when we give way for a few rounds.
                 if *clear >= CLEAR || now.saturating_duration_since(*since) > COMPETE {
+                    self.competed = Some((now, self.window));
                     self.phase = Phase::Cruise;
                 }
             }

@@ -136,6 +136,24 @@ fn two_of_ours_share_evenly() {
     at_least("20 ms beside 100 ms: the smaller", smaller(&out, 40 * S, 70 * S), 0.25);
 }
 
+/// Who began when must not decide: judged once by one queue, flows stayed at 0.17 for minutes.
+#[test]
+fn beside_cubic_no_start_is_fatal() {
+    for queue in [0.5, 1.0, 2.0] {
+        let mut ours: Vec<f64> = (0..20)
+            .map(|nth| {
+                let starts = |first: bool| if first { 0 } else { (1 + nth / 2) * S };
+                let ours = Spec { starts_ns: starts(nth % 2 == 0), ..OURS };
+                let cubic = Spec { starts_ns: starts(nth % 2 == 1), ..CUBIC };
+                run(&clean(20.0, 50, queue), &[ours, cubic], 90 * S).share(0, 30 * S, 90 * S)
+            })
+            .collect();
+        ours.sort_by(f64::total_cmp);
+        check(&format!("queue {queue}: the median of {ours:.2?}"), ours[10], 0.38, 0.62);
+        check(&format!("queue {queue}: all of {ours:.2?}"), ours[0], 0.25, 0.65);
+    }
+}
+
 #[test]
 fn four_of_ours_do_not_starve_one_another() {
     let flows: Vec<Spec> = (0..4).map(|nth| Spec { starts_ns: nth * 5 * S, ..OURS }).collect();
