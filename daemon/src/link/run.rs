@@ -32,16 +32,17 @@ use crate::spool::SpoolError;
 /// A peer whose disk stands still for so long does not get the link back by waiting.
 const OPEN: Duration = Duration::from_secs(60);
 /// Streams of the lower classes in flight at once, where their runs are short: a class that gets little of the line holds
-/// its own, and the others fill the line beside it.
-pub(crate) const STREAMS: usize = RUNS_IN_FLIGHT + 3;
+/// its own, and the others fill the line beside it. The first runs on a line that is long and fast are short too.
+pub(crate) const STREAMS: usize = 4 * RUNS_IN_FLIGHT;
 /// A round trip up to this is near: there the line outruns the disk of the receiver, and what it holds and has not stored
 /// is lost with it when it is killed. 3 MiB in 10 ms are 2.5 Gbit/s.
 const NEAR: Duration = Duration::from_millis(10);
 /// Units of one stream towards a neighbour that is near: 1 MiB.
 const NEAR_UNITS: u32 = 4;
-/// A run stays in flight until its last hole is filled: at 2 % loss some are filled at the second attempt, each 1.15
-/// round trips later, so that this many times what the line holds has to be in flight to keep it full.
-const LINES_FULL: f64 = 1.0 + 2.0 * 1.15;
+/// A run stays in flight until its last hole is filled: at 2 % loss some are filled at the third attempt, each 1.15
+/// round trips later, so that this many times what the line holds has to be in flight to keep it full, and the run that
+/// is being written beside it. Were it just enough, a rate once held back by it would never be seen to be higher.
+const LINES_FULL: f64 = 1.0 + 3.0 * 1.15;
 /// What a reset transfer stream says: the sender could not read on.
 const UNREADABLE: VarInt = VarInt::from_u32(1);
 
@@ -181,7 +182,7 @@ pub(crate) async fn send(
 fn take_more(link: &Link, more: &mut Vec<OwnedSemaphorePermit>, own_units: u32, there_units: u32) {
     let Figures { rate_bytes_per_s, min_rtt, .. } = link.line.figures();
     let full = LINES_FULL * rate_bytes_per_s as f64 * min_rtt.as_secs_f64() / CHUNK_BYTES as f64;
-    let wanted_units = (full as u32).min(there_units);
+    let wanted_units = (full as u32 + RUN_UNITS).min(there_units);
     let wanted = wanted_units.saturating_sub(own_units).div_ceil(RUN_UNITS) as usize;
     more.truncate(wanted);
     while more.len() < wanted
