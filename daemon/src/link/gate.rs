@@ -26,12 +26,16 @@ use crate::clock::{Clock, Limiter};
 use crate::link::session::Link;
 use crate::plan::{Plan, Rate, Scope};
 
-/// Written and not yet sent: as much as the line carries in 20 ms, and at least this. Timers fire every 1 to 2 ms: with
-/// 4 ms the window of a fast line was not used up. Priorities order what QUIC was given, so flash does not wait for it.
-const AHEAD_BYTES: u64 = 64 * 1024;
+/// Written and not yet sent: as much as the line carries in 20 ms. Timers fire every 1 to 2 ms: with 4 ms the window of a
+/// fast line was not used up. Priorities order what QUIC was given, so flash does not wait for it.
 const AHEAD: Duration = Duration::from_millis(20);
+/// Where that is less than this, which is below 26 Mbit/s, only 4 ms: QUIC sends ten packets in a burst whenever it has
+/// them, and at 2 Mbit/s others would wait 58 ms behind those.
+const AHEAD_BYTES: u64 = 64 * 1024;
+const SLOW_AHEAD: Duration = Duration::from_millis(4);
+const SLOW_AHEAD_BYTES: u64 = 3 * PACKET_BYTES;
 /// Written at once: a quarter of that, within these bounds.
-const PIECE_BYTES: std::ops::RangeInclusive<u64> = 16 * 1024..=CHUNK_BYTES as u64;
+const PIECE_BYTES: std::ops::RangeInclusive<u64> = 2 * PACKET_BYTES..=CHUNK_BYTES as u64;
 /// A line on which nothing was sent for so long, though there was room in flight, has nothing more to send: quinn paces
 /// at most ten packets at once.
 const QUIET: Duration = Duration::from_millis(10);
@@ -370,7 +374,12 @@ impl Ahead {
         // It errs a little towards less: were it more than there is, the line would run dry.
         self.bytes = (self.bytes + lost).saturating_sub(sent - sent / (HEADERS + 4));
         self.rate_bytes_per_s = line.rate_bytes_per_s;
-        self.most_bytes = AHEAD_BYTES.max(carried(line.rate_bytes_per_s, AHEAD));
+        self.most_bytes = match carried(line.rate_bytes_per_s, AHEAD) {
+            bytes if bytes >= AHEAD_BYTES => bytes,
+            // Not known yet.
+            0 => AHEAD_BYTES,
+            _ => carried(line.rate_bytes_per_s, SLOW_AHEAD).max(SLOW_AHEAD_BYTES),
+        };
         if line.starting {
             // Less than a window would make this the limit, and the line would never be found out.
             self.most_bytes = self.most_bytes.max(line.window_bytes);
