@@ -10,12 +10,14 @@ use tram_proto::envelope::Precedence;
 
 use crate::blast::{Blast, Ends, PORT, Transport};
 use crate::nodes::{Nodes, Odd, Shape};
-use crate::report::{Section, plot};
+use crate::report::{Section, median, plot};
 use crate::wan::{Chosen, MS, System, Wan, cells, line, once, several};
 
 const MBIT: u64 = 20;
 const RTT_MS: u64 = 50;
 const FAIR: Duration = Duration::from_secs(45);
+/// Of ours: who began when decides much of it.
+const FAIR_ROUNDS: usize = 3;
 /// Until then they find their places.
 const START: Duration = Duration::from_secs(15);
 const TCP: u8 = 6;
@@ -26,19 +28,21 @@ const FLOW_BYTES: u64 = 10_000;
 /// Two flows over one line, with one bandwidth-delay product of queue.
 pub(crate) fn fair(chosen: &Chosen) -> Result<(), String> {
     let title = format!("Fairness: {MBIT} Mbit/s, {RTT_MS} ms, one BDP of queue, after {} s", START.as_secs());
-    let mut section = Section::new("fair", &title, &["flows", "shares", "target", "both ÷ line", "machine idle"]);
+    let columns = ["flows", "shares, median", "the first: least – most", "target", "both ÷ line", "n", "machine idle"];
+    let mut section = Section::new("fair", &title, &columns);
+    let rounds = chosen.rounds.unwrap_or(FAIR_ROUNDS);
     let cubic =
         |lab: &Lab, port: u16| Blast::start(Transport::TcpCubic, Ends::of(lab, port), End::Left, u64::MAX, None);
     let blast = |lab: &Lab, transport, port| Blast::start(transport, Ends::of(lab, port), End::Left, u64::MAX, None);
-    shared(&mut section, "**Tram** and TCP Cubic", "each ≥ 0.35", |lab| {
+    shared(&mut section, "**Tram** and TCP Cubic", "each ≥ 0.35", rounds, |lab| {
         Ok((tram(lab, Shape::One), cubic(lab, PORT)?))
     })?;
-    shared(&mut section, "**Tram** and **Tram**", "60:40", |lab| Ok(tram(lab, Shape::Pair)))?;
+    shared(&mut section, "**Tram** and **Tram**", "60:40", rounds, |lab| Ok(tram(lab, Shape::Pair)))?;
     if !chosen.ours_only {
-        shared(&mut section, "TCP BBR and TCP Cubic", "", |lab| {
+        shared(&mut section, "TCP BBR and TCP Cubic", "", 1, |lab| {
             Ok((blast(lab, Transport::TcpBbr, PORT)?, cubic(lab, PORT + 1)?))
         })?;
-        shared(&mut section, "quinn, BBR, and TCP Cubic", "", |lab| {
+        shared(&mut section, "quinn, BBR, and TCP Cubic", "", 1, |lab| {
             Ok((blast(lab, Transport::QuinnBbr, PORT)?, cubic(lab, PORT)?))
         })?;
     }
@@ -58,14 +62,43 @@ fn tram(lab: &Lab, shape: Shape) -> (Vec<crate::nodes::Application>, Nodes) {
     (children.iter().map(send).collect(), nodes)
 }
 
+/// What two flows got in one run.
+struct Shared {
+    /// Their protocols and parts of both, UDP first.
+    shares: Vec<(&'static str, f64)>,
+    filled: f64,
+    idle: f64,
+}
+
 fn shared<T>(
     section: &mut Section,
     name: &str,
     target: &str,
-    start: impl FnOnce(&Lab) -> Result<T, String>,
+    rounds: usize,
+    start: impl Fn(&Lab) -> Result<T, String>,
 ) -> Result<(), String> {
+    let runs = (0..rounds as u64).map(|round| shared_once(round + 1, &start)).collect::<Result<Vec<_>, _>>()?;
+    let all = |pick: fn(&Shared) -> f64| runs.iter().map(pick).collect::<Vec<f64>>();
+    let first = all(|run| run.shares.first().map_or(0.0, |(_, share)| *share));
+    let median_of = |nth: usize| median(runs.iter().filter_map(|run| Some(run.shares.get(nth)?.1)).collect());
+    let names = runs.first().map(|run| run.shares.clone()).unwrap_or_default();
+    let shares = names.iter().enumerate().map(|(nth, (name, _))| format!("{name} {:.2}", median_of(nth)));
+    let (least, most) = first.iter().fold((f64::INFINITY, 0.0_f64), |(l, m), share| (l.min(*share), m.max(*share)));
+    section.row(&[
+        name.to_owned(),
+        shares.collect::<Vec<_>>().join(", "),
+        format!("{least:.2} – {most:.2}"),
+        target.to_owned(),
+        format!("{:.3}", median(all(|run| run.filled))),
+        rounds.to_string(),
+        format!("{:.0} %", median(all(|run| run.idle)) * 100.0),
+    ]);
+    Ok(())
+}
+
+fn shared_once<T>(seed: u64, start: &impl Fn(&Lab) -> Result<T, String>) -> Result<Shared, String> {
     let profile = Profile::new(Rate::Fixed(MBIT * 1_000_000), RTT_MS / 2 * MS, RTT_MS * MS);
-    let lab = Lab::chain(&[Both::alike(profile)], 1)?;
+    let lab = Lab::chain(&[Both::alike(profile)], seed)?;
     let flows = start(&lab)?;
     let machine = Machine::now();
     thread::sleep(START);
@@ -80,23 +113,14 @@ fn shared<T>(
     carried.sort_unstable();
     carried.reverse();
     let all: u64 = carried.iter().map(|(_, bytes)| bytes).sum();
-    let share = |(protocol, bytes): &(u8, u64)| {
-        let protocol = match *protocol {
-            TCP => "TCP",
-            UDP => "UDP",
-            _ => "other",
-        };
-        format!("{protocol} {:.2}", *bytes as f64 / all.max(1) as f64)
+    let name = |protocol| match protocol {
+        TCP => "TCP",
+        UDP => "UDP",
+        _ => "other",
     };
+    let shares = carried.iter().map(|(protocol, bytes)| (name(*protocol), *bytes as f64 / all.max(1) as f64)).collect();
     let line_bytes = (MBIT * 1_000_000 / 8) as f64 * (FAIR - START).as_secs_f64();
-    section.row(&[
-        name.to_owned(),
-        carried.iter().map(share).collect::<Vec<_>>().join(", "),
-        target.to_owned(),
-        format!("{:.3}", all as f64 / line_bytes),
-        format!("{:.0} %", idle * 100.0),
-    ]);
-    Ok(())
+    Ok(Shared { shares, filled: all as f64 / line_bytes, idle })
 }
 
 /// A rate declared ten times too high for a line of 20 Mbit/s; understood by releases that have a plan.
