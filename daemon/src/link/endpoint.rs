@@ -102,8 +102,8 @@ fn transport(dialler: bool, pace: Pace, line: &Arc<Line>) -> Arc<TransportConfig
     mtu.upper_bound(MTU);
     transport
         .stream_receive_window(STREAM_WINDOW.into())
-        // A peer that keeps to its own bound never meets this; it bounds what one that does not can make us keep.
-        .receive_window(VarInt::from_u64(SEND_WINDOW).unwrap_or(VarInt::MAX))
+        // No window for the connection: where the disk is slower than the line, bulk that is not read would fill it, and
+        // flash be held up. The streams bound what is kept.
         .send_window(SEND_WINDOW)
         // False would let a bulk stream finish its buffer before flash is looked at (quinn 0.11).
         .send_fairness(true)
