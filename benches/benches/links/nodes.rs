@@ -57,7 +57,7 @@ impl Shape {
 pub(crate) struct Odd {
     /// A library that is loaded first, and what it reads.
     pub(crate) environment: Vec<(String, String)>,
-    /// Appended to each node's config.
+    /// Appended to the config of each node but the first.
     pub(crate) config: String,
 }
 
@@ -100,7 +100,8 @@ impl Nodes {
                         config = config.replace(&format!("overlay = \"{own}\""), &listen);
                     }
                 }
-                config + &odd.config
+                // The first node has no uplink to speak of.
+                if *node == "C" { config } else { config + &odd.config }
             });
         }
         for (node, .., space) in &all {
