@@ -333,7 +333,7 @@ pub(crate) enum QueueCommand {
         /// `uplink`, or a child's name
         hop: HopName,
     },
-    /// Offer at once what waits for a later time or a newer route
+    /// Offer at once what waits for a later time or a newer route, and again what the next hop has not taken
     Retry {
         /// The message [default: all]
         id: Option<MessageId>,

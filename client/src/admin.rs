@@ -79,7 +79,8 @@ impl Admin {
         Ok(self.admin.clone().queue_resume(hop).await?.into_inner().changed > 0)
     }
 
-    /// Offers at once what waits for a later time or a newer route, one message or all; returns how many go.
+    /// Offers at once what waits for a later time or a newer route, and again what the next hop has not taken, one
+    /// message or all; returns how many go.
     ///
     /// # Errors
     /// [`Error`]; code `no_such_message`.

@@ -152,7 +152,8 @@ pub enum Command {
     Pause(HopName),
     /// Undo that.
     Resume(HopName),
-    /// Offer at once what waits for a later time or a newer route: one message, or all.
+    /// Offer at once what waits for a later time or a newer route, and again what the next hop has not taken: one message,
+    /// or all.
     Retry(Option<MessageId>),
     /// Declare the present spool of a node lost: whoever handed mail on offers it again.
     Retire(NodeName),
