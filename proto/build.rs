@@ -8,7 +8,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let statement = protox::compile(["statement.proto"], ["schema"])?;
     prost_build::Config::new().bytes(["."]).out_dir(&out).compile_fds(statement)?;
-    let wire = protox::compile(["link.proto", "join.proto", "row.proto"], ["schema"])?;
+    let wire = protox::compile(["link.proto", "join.proto", "pki.proto", "row.proto"], ["schema"])?;
     prost_build::Config::new()
         .bytes(["."])
         .extern_path(".tram.statement.v1", "crate::wire::statement")

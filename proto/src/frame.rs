@@ -30,7 +30,12 @@ pub enum StreamKind {
     Receipts,
     /// One run of units: [`Frame::Run`], the bytes, the end.
     Transfer,
+    /// What concerns the PKI: [`crate::pki::PkiFrame`]. Only towards a peer whose hello has [`FEATURE_PKI`].
+    Pki,
 }
+
+/// The bit of [`Hello::features`] of a node that reads a PKI stream.
+pub const FEATURE_PKI: u64 = 1;
 
 impl StreamKind {
     /// The byte.
@@ -40,6 +45,7 @@ impl StreamKind {
             Self::Control => 0x01,
             Self::Transfer => 0x02,
             Self::Receipts => 0x03,
+            Self::Pki => 0x04,
             Self::Class(precedence) => 0x10 + precedence as u8,
         }
     }
@@ -53,6 +59,7 @@ impl StreamKind {
             0x01 => Ok(Self::Control),
             0x02 => Ok(Self::Transfer),
             0x03 => Ok(Self::Receipts),
+            0x04 => Ok(Self::Pki),
             0x10..=0x14 => Ok(Self::Class(crate::envelope::Precedence::from_number(u32::from(byte) - 0x10)?)),
             other => Err(WireError::Unknown { what: "stream kind", value: other.into() }),
         }
@@ -64,6 +71,7 @@ impl StreamKind {
         match self {
             Self::Class(_) | Self::Receipts => limits::OFFER_FRAME_BYTES,
             Self::Control | Self::Transfer => limits::CONTROL_FRAME_BYTES,
+            Self::Pki => limits::PKI_FRAME_BYTES,
         }
     }
 }
@@ -92,7 +100,7 @@ pub struct Hello {
     pub version_min: u32,
     /// Newest version spoken.
     pub version_max: u32,
-    /// Bits of optional abilities; none in this release.
+    /// Bits of optional abilities, such as [`FEATURE_PKI`].
     pub features: u64,
     /// The sender.
     pub node: NodeId,

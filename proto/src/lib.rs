@@ -13,6 +13,7 @@ pub mod join;
 pub mod limits;
 pub mod manifest;
 pub mod name;
+pub mod pki;
 pub mod receipt;
 pub mod row;
 pub mod statement;

@@ -91,6 +91,23 @@ pub const JOIN_FRAME_BYTES: usize = 64 * 1024;
 /// A certificate signing request, DER, in bytes.
 pub const CSR_BYTES: usize = 16 * 1024;
 
+/// An object of the PKI bundle, in bytes: a revocation list of 100,000 entries.
+pub const OBJECT_BYTES: usize = 4 * 1024 * 1024;
+/// A frame on the PKI stream, in bytes.
+pub const PKI_FRAME_BYTES: usize = OBJECT_BYTES + 1024;
+/// Objects in a bundle: three for each of 1,000 CAs, and more.
+pub const OBJECTS: usize = 4096;
+/// Roots trusted at one time: one, two while they are exchanged, and one in reserve.
+pub const ROOTS: usize = 3;
+/// Reports in one frame.
+pub const REPORTS: usize = 256;
+/// Lines of an audit log in one frame.
+pub const JOURNAL_LINES: usize = 1024;
+/// Former names, and transfers of node ids, that one CA announces.
+pub const ALIASES: usize = 10_000;
+/// Join ports that one CA has opened at nodes below it.
+pub const DOORS: usize = 256;
+
 /// Length of a Unix socket's path that the kernel accepts, without the closing NUL.
 pub const SOCKET_PATH_BYTES: usize = 107;
 /// A part of a payload on the local API, in bytes.

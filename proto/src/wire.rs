@@ -15,7 +15,13 @@ macro_rules! generated {
     )*};
 }
 
-generated!(statement = "tram.statement.v1", link = "tram.link.v1", join = "tram.join.v1", row = "tram.row.v1");
+generated!(
+    statement = "tram.statement.v1",
+    link = "tram.link.v1",
+    join = "tram.join.v1",
+    pki = "tram.pki.v1",
+    row = "tram.row.v1"
+);
 
 pub(crate) fn encode(message: &impl Message) -> Bytes {
     message.encode_to_vec().into()

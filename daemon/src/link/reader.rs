@@ -51,6 +51,7 @@ impl Frames {
             StreamKind::Class(_) => "class",
             StreamKind::Receipts => "receipts",
             StreamKind::Transfer => "transfer",
+            StreamKind::Pki => "PKI",
         };
         Fault::Misplaced { frame: frame.name(), stream }
     }
@@ -110,6 +111,7 @@ async fn one(link: Arc<Link>, mut stream: RecvStream) -> Result<(), Fault> {
     let kind = kind_of(&mut stream).await?;
     match kind {
         StreamKind::Control => Err(Fault::Protocol("a second control stream")),
+        StreamKind::Pki => Err(Fault::Protocol("a PKI stream that was not agreed on")),
         StreamKind::Transfer => {
             // The receiver goes only with the link.
             let _ = link.transfers.send(stream).await;

@@ -77,6 +77,7 @@ impl Link {
             StreamKind::Class(precedence) => 1 << (precedence as u8),
             StreamKind::Receipts => 1 << 5,
             StreamKind::Control => 1 << 6,
+            StreamKind::Pki => 1 << 7,
             StreamKind::Transfer => return true,
         };
         self.kinds_seen.fetch_or(bit, Ordering::Relaxed) & bit == 0

@@ -38,7 +38,7 @@ const STEP: i32 = 1 << 20;
 /// The QUIC priority of a stream.
 pub(crate) const fn priority(kind: StreamKind) -> i32 {
     let level = match kind {
-        StreamKind::Control => 100,
+        StreamKind::Control | StreamKind::Pki => 100,
         StreamKind::Receipts => 90,
         StreamKind::Class(Precedence::Flash) => 80,
         StreamKind::Class(Precedence::Immediate) => 70,
