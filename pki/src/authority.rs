@@ -1,29 +1,37 @@
-//! The root and the issuing CA: makes certificates, and only the kind Tram uses.
+//! The issuing CAs: makes certificates and revocation lists, and only the kinds Tram uses.
 //!
-//! Owns `root.pem`, `root.key`, `ca.pem` and `ca.key`. Guarantees that what it issues passes [`crate::policy`], never
-//! outlives its issuer and carries nothing a requester chose but the key. Never decides who may be a node: that is the
-//! registry's and the tokens'. DESIGN §3, `research/pki.md` §4 "Tree". In this release the first node holds the only CA;
-//! province CAs will be further `ca` certificates under the same root.
+//! Owns `ca.pem` and `ca.key`; the root is in [`root`]. Guarantees that what it issues passes [`crate::policy`], never
+//! outlives its issuer, lies in its [`Scope`] and carries nothing a requester chose but the key. Never decides who may be
+//! a node: that is the registry's and the tokens'. DESIGN §3, `research/pki.md` §4 "Tree".
 
+mod key;
+mod root;
+
+use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
 use rcgen::{
     BasicConstraints, CertificateParams, CidrSubnet, DistinguishedName, DnType, DnValue, ExtendedKeyUsagePurpose,
     GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose, NameConstraints, PKCS_ECDSA_P256_SHA256,
-    PKCS_ECDSA_P384_SHA384, PublicKeyData as _, SanType, SerialNumber, date_time_ymd,
+    PublicKeyData as _, SanType, SerialNumber, SigningKey as _, SubjectPublicKeyInfo, date_time_ymd,
 };
 use rustls_pki_types::CertificateDer;
 use tram_proto::id::NodeId;
 use tram_proto::limits;
 use tram_proto::name::{NodeName, Role, Zone};
+use tram_proto::pki::{NOTICE_PURPOSE, Notice, SignedNotice};
 
 use crate::clock::{BACKDATE_MS, DAY_MS, Utc};
-use crate::csr::LeafKey;
+use crate::crl::{self, Revoked};
+use crate::csr::{self, LeafKey};
 use crate::files::{self, FileError};
 use crate::hash::Sha256;
 use crate::keystore::{self, CA_KEY, CA_PEM, KeyError, ROOT_KEY, ROOT_PEM};
-use crate::policy::{self, ms};
+use crate::policy::{self, Ca};
+
+pub(crate) use key::CaKey;
+pub use root::{Root, unsigned_list};
 
 /// Lifetime of a root, in milliseconds: 20 years.
 pub const ROOT_MS: u64 = 7305 * DAY_MS;
@@ -31,6 +39,10 @@ pub const ROOT_MS: u64 = 7305 * DAY_MS;
 pub const CA_MS: u64 = 1826 * DAY_MS;
 /// Lifetime of a node's certificate, in milliseconds: 90 days.
 pub const LEAF_MS: u64 = 90 * DAY_MS;
+/// How long a CA's revocation list is fresh, in milliseconds: a week; it is made anew each day.
+pub const CRL_MS: u64 = 7 * DAY_MS;
+/// How long a root's is, in milliseconds: the key may be in a safe, and is fetched once a year.
+pub const ROOT_CRL_MS: u64 = 400 * DAY_MS;
 
 /// OID of the subject's serialNumber attribute, which carries the node id.
 const SERIAL_NUMBER: [u64; 4] = [2, 5, 4, 5];
@@ -44,11 +56,15 @@ pub enum AuthorityError {
     Key(#[from] KeyError),
     /// The CA's own certificate ends too soon for another 90 days.
     #[error(
-        "the issuing CA's certificate expires at {until}, less than 90 days from now: this release cannot renew it; found a new overlay or install a release that can",
+        "the certificate of {what} expires at {until}, too soon to issue by it: exchange it with `tram pki rotate {kind} begin`",
         until = Utc(*not_after_ms)
     )]
     Ending {
-        /// End of the CA's validity, Unix milliseconds.
+        /// Which CA.
+        what: String,
+        /// `ca` or `root`.
+        kind: &'static str,
+        /// End of its validity, Unix milliseconds.
         not_after_ms: u64,
     },
     /// Name and zone together are too long.
@@ -56,6 +72,14 @@ pub enum AuthorityError {
     NameTooLong {
         /// The full DNS name.
         dns: String,
+    },
+    /// The name is not this CA's to certify.
+    #[error("{name} is not below {scope}: make the certificate where its name belongs")]
+    OutOfScope {
+        /// The node's name.
+        name: NodeName,
+        /// What this CA may certify.
+        scope: Scope,
     },
     /// The system gave no randomness, or the certificate could not be encoded.
     #[error("making the {what} failed: {why}")]
@@ -73,8 +97,57 @@ impl From<FileError> for AuthorityError {
     }
 }
 
-fn failed(what: &'static str) -> impl FnOnce(rcgen::Error) -> AuthorityError {
+pub(crate) fn failed(what: &'static str) -> impl FnOnce(rcgen::Error) -> AuthorityError {
     move |error| AuthorityError::Make { what, why: error.to_string() }
+}
+
+/// Which names a CA may certify.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Scope {
+    /// All of the overlay's: central's CA.
+    Overlay,
+    /// Those below a province's name; not its own.
+    Below(NodeName),
+}
+
+impl Scope {
+    /// Whether a name lies in it.
+    #[must_use]
+    pub fn covers(&self, name: &NodeName) -> bool {
+        match self {
+            Self::Overlay => true,
+            Self::Below(apex) => {
+                name.as_str().strip_suffix(apex.as_str()).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'))
+            }
+        }
+    }
+
+    /// Whether it is closer to the names it covers than `other` is: the closest CA of a name certifies it.
+    #[must_use]
+    pub fn is_closer_than(&self, other: &Self) -> bool {
+        let length = |scope: &Self| match scope {
+            Self::Overlay => 0,
+            Self::Below(apex) => apex.as_str().len(),
+        };
+        length(self) > length(other)
+    }
+
+    /// Its name constraint. The leading dot leaves out the name itself.
+    pub(crate) fn subtree(&self, zone: &Zone) -> String {
+        match self {
+            Self::Overlay => format!(".{zone}"),
+            Self::Below(apex) => format!(".{}", apex.in_zone(zone)),
+        }
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Overlay => f.write_str("the overlay"),
+            Self::Below(apex) => write!(f, "{apex}"),
+        }
+    }
 }
 
 /// Who a certificate is for. Always from the registry, never from the request.
@@ -108,9 +181,11 @@ pub struct Issued {
 pub struct Authority {
     zone: Zone,
     root: CertificateDer<'static>,
-    certificate: CertificateDer<'static>,
-    issuer: Issuer<'static, KeyPair>,
-    not_after_ms: u64,
+    /// One for each root that vouches for the same key; the newest root's first.
+    certificates: Vec<CertificateDer<'static>>,
+    ca: Ca,
+    issuer: Issuer<'static, CaKey>,
+    key: CaKey,
 }
 
 impl Authority {
@@ -120,26 +195,54 @@ impl Authority {
     /// # Errors
     /// [`AuthorityError`] when something is there already or cannot be written.
     pub fn create(dir: &Path, zone: &Zone, now_ms: u64) -> Result<Self, AuthorityError> {
-        let paths = [ROOT_KEY, CA_KEY, CA_PEM, ROOT_PEM].map(|name| dir.join(name));
+        let paths = [CA_KEY, CA_PEM, ROOT_PEM].map(|name| dir.join(name));
         files::make_dir(dir)?;
-        paths.iter().try_for_each(|path| files::must_not_exist(path))?;
-
-        let root_key = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).map_err(failed("root key"))?;
-        let root = ca_params(zone, &root_key, "root", 1, now_ms, ROOT_MS)?;
-        let root_certificate = root.self_signed(&root_key).map_err(failed("root certificate"))?;
+        [ROOT_KEY, CA_KEY, CA_PEM, ROOT_PEM]
+            .iter()
+            .map(|name| dir.join(name))
+            .try_for_each(|path| files::must_not_exist(&path))?;
+        let (root, root_key) = Root::make(zone, now_ms)?;
+        root::write_key(dir, &root_key)?;
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed("CA key"))?;
-        let mut params = ca_params(zone, &key, "issuing K1", 0, now_ms, CA_MS)?;
-        params.name_constraints = Some(constraints(zone));
-        let by_root = Issuer::from_params(&root, &root_key);
-        let certificate = params.signed_by(&key, &by_root).map_err(failed("CA certificate"))?;
-
+        let leaf_key = LeafKey::of(&key).map_err(|_| KeyError::Random)?;
+        let certificate = root.certify(&leaf_key, &Scope::Overlay, now_ms)?;
         // The trust anchor comes last: where it stands, the rest is complete.
-        let [root_key_path, ca_key_path, ca_path, root_path] = &paths;
-        keystore::write_key(root_key_path, &root_key)?;
+        let [ca_key_path, ca_path, root_path] = &paths;
         keystore::write_key(ca_key_path, &key)?;
-        keystore::write_certificates(ca_path, std::slice::from_ref(certificate.der()))?;
-        keystore::write_certificates(root_path, std::slice::from_ref(root_certificate.der()))?;
+        keystore::write_certificates(ca_path, std::slice::from_ref(&certificate))?;
+        keystore::write_certificates(root_path, std::slice::from_ref(root.certificate()))?;
         Self::open(dir)
+    }
+
+    /// The request for a CA certificate of this node's own: makes `ca.key` if there is none.
+    ///
+    /// # Errors
+    /// [`AuthorityError`].
+    pub fn request(dir: &Path) -> Result<Vec<u8>, AuthorityError> {
+        let path = dir.join(CA_KEY);
+        let key = match keystore::read_key(&path) {
+            Ok(der) => KeyPair::try_from(&der).map_err(|error| KeyError::Pem { path, why: error.to_string() })?,
+            Err(KeyError::File(FileError::Missing { .. })) => {
+                let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed("CA key"))?;
+                keystore::write_key(&path, &key)?;
+                key
+            }
+            Err(error) => return Err(error.into()),
+        };
+        csr::request(&key).map_err(failed("CA request"))
+    }
+
+    /// Keeps the certificates that roots gave the key in `dir`.
+    ///
+    /// # Errors
+    /// [`AuthorityError`], also when they are of another key.
+    pub fn install(dir: &Path, certificates: &[CertificateDer<'static>]) -> Result<(), AuthorityError> {
+        let (key_path, path) = (dir.join(CA_KEY), dir.join(CA_PEM));
+        let key = CaKey::read(&key_path)?;
+        if certificates.is_empty() || !certificates.iter().all(|one| fits(one, &key)) {
+            return Err(KeyError::Mismatch { key: key_path, certificate: path }.into());
+        }
+        Ok(keystore::write_certificates(&path, certificates)?)
     }
 
     /// Opens the CA in `dir`. The root's key is not needed and not read.
@@ -150,28 +253,41 @@ impl Authority {
         files::check_dir(dir)?;
         let (root_path, ca_path, key_path) = (dir.join(ROOT_PEM), dir.join(CA_PEM), dir.join(CA_KEY));
         let trust = keystore::load_trust(&root_path)?;
-        let [certificate] = <[_; 1]>::try_from(keystore::read_certificates(&ca_path)?)
-            .map_err(|all| KeyError::Count { path: ca_path.clone(), expected: 1, got: all.len() })?;
-        let key = keystore::read_key(&key_path)?;
-        let key = KeyPair::try_from(&key)
-            .map_err(|error| KeyError::Pem { path: key_path.clone(), why: error.to_string() })?;
+        let certificates = keystore::read_certificates(&ca_path)?;
+        let key = CaKey::read(&key_path)?;
         let malformed =
             || KeyError::Pem { path: ca_path.clone(), why: "it is not a CA certificate of Tram".to_owned() };
-        let parsed = policy::parse(&certificate).map_err(|_| malformed())?;
-        if parsed.public_key().raw != key.subject_public_key_info() {
+        let mut cas = certificates.iter().map(|der| Ca::read(der, trust.zone()).map_err(|_| malformed()));
+        let mut ca = cas.next().ok_or_else(malformed)??;
+        for other in cas {
+            ca.not_after_ms = ca.not_after_ms.max(other?.not_after_ms);
+        }
+        if !certificates.iter().all(|one| fits(one, &key)) {
             return Err(KeyError::Mismatch { key: key_path, certificate: ca_path }.into());
         }
-        let not_after_ms = ms(parsed.validity().not_after.timestamp());
         // A chain has one root; the newest of several in root.pem stands first.
         let root = trust.roots().first().cloned().ok_or_else(malformed)?;
-        let issuer = Issuer::from_ca_cert_der(&certificate, key).map_err(|_| malformed())?;
-        Ok(Self { zone: trust.zone().clone(), root, certificate, issuer, not_after_ms })
+        let first = certificates.first().ok_or_else(malformed)?;
+        let issuer = Issuer::from_ca_cert_der(first, key.clone()).map_err(|_| malformed())?;
+        Ok(Self { zone: trust.zone().clone(), root, certificates, ca, issuer, key })
     }
 
     /// The zone it issues for.
     #[must_use]
     pub const fn zone(&self) -> &Zone {
         &self.zone
+    }
+
+    /// Which names it may certify.
+    #[must_use]
+    pub const fn scope(&self) -> &Scope {
+        &self.ca.scope
+    }
+
+    /// SHA-256 of its public key: how requests and revocation lists name it.
+    #[must_use]
+    pub const fn id(&self) -> Sha256 {
+        self.ca.key
     }
 
     /// The root's certificate; a token pins its SHA-256.
@@ -182,23 +298,35 @@ impl Authority {
 
     /// The issuing CA's certificate.
     #[must_use]
-    pub const fn certificate(&self) -> &CertificateDer<'static> {
-        &self.certificate
+    pub fn certificate(&self) -> &CertificateDer<'static> {
+        // `open` has seen at least one.
+        self.certificates.first().unwrap_or(&self.root)
+    }
+
+    /// The same key's certificates under all roots, the newest root's first.
+    #[must_use]
+    pub fn certificates(&self) -> &[CertificateDer<'static>] {
+        &self.certificates
     }
 
     /// When the issuing CA expires, Unix milliseconds.
     #[must_use]
     pub const fn not_after_ms(&self) -> u64 {
-        self.not_after_ms
+        self.ca.not_after_ms
     }
 
     /// Makes a node's certificate for 90 days. The caller records it before it leaves ([`crate::registry`]).
     ///
     /// # Errors
-    /// [`AuthorityError::Ending`] when the CA itself has less than 90 days left, [`AuthorityError::NameTooLong`].
+    /// [`AuthorityError::Ending`] when the CA itself has less than 90 days left, [`AuthorityError::NameTooLong`],
+    /// [`AuthorityError::OutOfScope`].
     pub fn issue(&self, key: &LeafKey, subject: &Subject, now_ms: u64) -> Result<Issued, AuthorityError> {
-        if self.not_after_ms < now_ms.saturating_add(LEAF_MS) {
-            return Err(AuthorityError::Ending { not_after_ms: self.not_after_ms });
+        if self.not_after_ms() < now_ms.saturating_add(LEAF_MS) {
+            let what = format!("the CA of {}", self.ca.scope);
+            return Err(AuthorityError::Ending { what, kind: "ca", not_after_ms: self.not_after_ms() });
+        }
+        if !self.ca.scope.covers(&subject.name) {
+            return Err(AuthorityError::OutOfScope { name: subject.name.clone(), scope: self.ca.scope.clone() });
         }
         let dns = subject.name.in_zone(&self.zone);
         if dns.len() > limits::NAME_BYTES {
@@ -228,6 +356,29 @@ impl Authority {
             key: key.hash(),
         })
     }
+
+    /// Makes the revocation list with this number. The caller has recorded number and revocations.
+    ///
+    /// # Errors
+    /// [`AuthorityError::Make`].
+    pub fn crl(&self, revoked: &[Revoked], number: u64, now_ms: u64) -> Result<Vec<u8>, AuthorityError> {
+        crl::make(&self.issuer, revoked, number, now_ms, CRL_MS).map_err(failed("revocation list"))
+    }
+
+    /// Signs a notice, which must name this CA.
+    ///
+    /// # Errors
+    /// [`AuthorityError::Make`].
+    pub fn sign(&self, notice: &Notice) -> Result<SignedNotice, AuthorityError> {
+        let body = notice.encode();
+        let signature = self.key.sign(&[NOTICE_PURPOSE, &body].concat()).map_err(failed("notice"))?;
+        Ok(SignedNotice { body, signature: signature.into() })
+    }
+}
+
+/// Whether a certificate is of this key.
+fn fits(certificate: &CertificateDer<'_>, key: &CaKey) -> bool {
+    policy::parse(certificate).is_ok_and(|parsed| parsed.public_key().raw == key.subject_public_key_info())
 }
 
 /// Backdated by an hour, `lifetime_ms` from now on.
@@ -248,7 +399,7 @@ fn random_serial() -> Result<[u8; 16], AuthorityError> {
 
 fn ca_params(
     zone: &Zone,
-    key: &KeyPair,
+    key: &SubjectPublicKeyInfo,
     what: &str,
     path_length: u8,
     now_ms: u64,
@@ -268,10 +419,10 @@ fn ca_params(
     Ok(params)
 }
 
-/// Names below the zone (the leading dot leaves out the zone itself) and no addresses.
-fn constraints(zone: &Zone) -> NameConstraints {
+/// The names of a scope and no addresses.
+fn constraints(scope: &Scope, zone: &Zone) -> NameConstraints {
     NameConstraints {
-        permitted_subtrees: vec![GeneralSubtree::DnsName(format!(".{zone}"))],
+        permitted_subtrees: vec![GeneralSubtree::DnsName(scope.subtree(zone))],
         excluded_subtrees: vec![
             GeneralSubtree::IpAddress(CidrSubnet::V4([0; 4], [0; 4])),
             GeneralSubtree::IpAddress(CidrSubnet::V6([0; 16], [0; 16])),

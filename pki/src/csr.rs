@@ -82,6 +82,13 @@ impl LeafKey {
         Ok(Self { spki, hash: Sha256::of(&der) })
     }
 
+    /// A key that a CA certificate names: its holder proved it when that was made.
+    pub(crate) fn of_spki(spki: &[u8]) -> Result<Self, CsrError> {
+        let hash = Sha256::of(spki);
+        let spki = SubjectPublicKeyInfo::from_der(spki).map_err(|_| CsrError::Algorithm)?;
+        Ok(Self { spki, hash })
+    }
+
     /// SHA-256 of the key's SubjectPublicKeyInfo: how the registry remembers it.
     #[must_use]
     pub const fn hash(&self) -> Sha256 {

@@ -2,9 +2,11 @@
 //!
 //! | module | owns |
 //! |---|---|
-//! | [`authority`] | the root and the issuing CA: makes certificates |
+//! | [`authority`] | the root and the issuing CAs: makes certificates and revocation lists |
+//! | [`bundle`], [`crl`] | what every node must hold to judge others, and what of it is taken from whom |
 //! | [`registry`] | which nodes exist, which tokens are live; the audit log |
 //! | [`token`], [`enrol`] | how a new node joins |
+//! | [`renew`] | how a node gets its next certificate, and a province its CA |
 //! | [`policy`], [`trust`] | who a certificate speaks for; whether its chain holds |
 //! | [`verify`] | TLS configurations for links and for joining |
 //! | [`statement`] | signs and verifies statements |
@@ -15,7 +17,9 @@
 //! `research/pki.md`.
 
 pub mod authority;
+pub mod bundle;
 pub mod clock;
+pub mod crl;
 pub mod csr;
 pub mod enrol;
 mod files;
@@ -23,6 +27,7 @@ pub mod hash;
 pub mod keystore;
 pub mod policy;
 pub mod registry;
+pub mod renew;
 pub mod statement;
 pub mod token;
 pub mod trust;

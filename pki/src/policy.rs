@@ -10,11 +10,14 @@ use tram_proto::id::{CertHash, NodeId};
 use tram_proto::limits;
 use tram_proto::name::{NameError, NodeName, Role, Zone};
 use x509_parser::certificate::X509Certificate;
-use x509_parser::extensions::GeneralName;
-use x509_parser::oid_registry::{OID_X509_COMMON_NAME, OID_X509_ORGANIZATIONAL_UNIT, OID_X509_SERIALNUMBER, Oid};
+use x509_parser::extensions::{GeneralName, GeneralSubtree};
+use x509_parser::oid_registry::{
+    OID_X509_COMMON_NAME, OID_X509_ORGANIZATION_NAME, OID_X509_ORGANIZATIONAL_UNIT, OID_X509_SERIALNUMBER, Oid,
+};
 use x509_parser::prelude::FromDer as _;
 
-use crate::hash::cert_hash;
+use crate::authority::Scope;
+use crate::hash::{Sha256, cert_hash};
 
 /// A node, as its certificate states it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +46,19 @@ pub enum PolicyError {
     /// It is not X.509.
     #[error("the certificate cannot be read")]
     Malformed,
+    /// It is not the certificate of an issuing CA.
+    #[error("it is not the certificate of an issuing CA: {0}")]
+    NotCa(&'static str),
+    /// A CA that is closer to the name was there when it was issued.
+    #[error("{name} was certified by the CA of {by}, though the CA of {closer} was there to do it")]
+    NotClosest {
+        /// The node's name.
+        name: NodeName,
+        /// Who issued it.
+        by: Scope,
+        /// Who should have.
+        closer: Scope,
+    },
     /// It may sign other certificates.
     #[error("it is a CA certificate, not a node's")]
     Ca,
@@ -101,6 +117,60 @@ pub fn peer(leaf: &CertificateDer<'_>, zone: &Zone) -> Result<Peer, PolicyError>
         not_after_ms: ms(validity.not_after.timestamp()),
     })
 }
+
+/// A CA, as its certificate states it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ca {
+    /// Which names it may certify.
+    pub scope: Scope,
+    /// SHA-256 of its public key.
+    pub key: Sha256,
+    /// When the certificate becomes valid, Unix milliseconds.
+    pub not_before_ms: u64,
+    /// When it expires, Unix milliseconds.
+    pub not_after_ms: u64,
+}
+
+impl Ca {
+    /// Reads the certificate of an issuing CA of `zone`. Judges no signature and no time.
+    ///
+    /// # Errors
+    /// [`PolicyError`] when it is not one that [`crate::authority::Root::certify`] makes.
+    pub fn read(der: &[u8], zone: &Zone) -> Result<Self, PolicyError> {
+        let parsed = parse(der)?;
+        let constraints = parsed.basic_constraints().map_err(|_| PolicyError::Malformed)?;
+        if !constraints.is_some_and(|basic| basic.value.ca && basic.value.path_len_constraint == Some(0)) {
+            return Err(PolicyError::NotCa("it may have CAs below it, or is none"));
+        }
+        let key = &parsed.public_key();
+        if key.subject_public_key.data.len() != P256_POINT {
+            return Err(PolicyError::NotCa("its key is not ECDSA P-256"));
+        }
+        if only(&parsed, &OID_X509_ORGANIZATION_NAME, "organization")? != zone.as_str() {
+            return Err(PolicyError::NotCa("it is of another zone"));
+        }
+        let names = parsed.name_constraints().map_err(|_| PolicyError::Malformed)?;
+        let permitted = names.and_then(|names| names.value.permitted_subtrees.as_deref());
+        let Some([GeneralSubtree { base: GeneralName::DNSName(subtree) }]) = permitted else {
+            return Err(PolicyError::NotCa("its names are not limited to one subtree"));
+        };
+        let scope = match subtree.strip_prefix('.') {
+            Some(names) if names == zone.as_str() => Scope::Overlay,
+            Some(names) => Scope::Below(node_name(names, zone)?),
+            None => return Err(PolicyError::NotCa("its subtree does not begin with a dot")),
+        };
+        let validity = parsed.validity();
+        Ok(Self {
+            scope,
+            key: Sha256::of(key.raw),
+            not_before_ms: ms(validity.not_before.timestamp()),
+            not_after_ms: ms(validity.not_after.timestamp()),
+        })
+    }
+}
+
+/// An uncompressed point of P-256, in bytes.
+const P256_POINT: usize = 65;
 
 pub(crate) fn parse<'a>(der: &'a [u8]) -> Result<X509Certificate<'a>, PolicyError> {
     match X509Certificate::from_der(der) {

@@ -1,9 +1,9 @@
-//! Which nodes exist and which tokens are live: the durable memory of the node that holds the CA.
+//! Which nodes exist, which tokens are live and what was revoked: the durable memory of a node that holds a CA.
 //!
 //! Owns `registry.json`, `registry.lock` and `audit.log` in the pki directory, apart from the spool, so they survive it.
 //! Guarantees that a change is on disk before the call returns, that one process at a time holds it, that a name has at
-//! most one live token, and that a name keeps its node id. A failed write changes nothing, in memory or on disk. Never
-//! issues a certificate. DESIGN §5 and §7, `research/pki.md` §4.
+//! most one live token, that a name keeps its node id until that is barred, and that nothing is ever un-revoked. A failed
+//! write changes nothing, in memory or on disk. Never issues a certificate. DESIGN §5 and §7, `research/pki.md` §4.
 
 mod audit;
 mod record;
@@ -18,15 +18,18 @@ use tram_proto::id::NodeId;
 use tram_proto::join::{HostPort, TokenId, Uplink};
 use tram_proto::name::{NodeName, Role};
 
-use crate::authority::{Authority, Issued, Subject};
+use crate::authority::{Authority, Issued, Scope, Subject};
 use crate::clock::{DAY_MS, Utc};
+use crate::crl::{Reason, Revoked};
 use crate::files::{self, Access, FileError};
 use crate::hash::Sha256;
 use crate::keystore::{self, KeyError};
 use crate::token::{Secret, Token};
 
 pub use audit::Entry;
-pub use record::{Binding, CertificateRecord, NodeRecord, TokenRecord, TokenState};
+pub use record::{
+    AuthorityRequest, Binding, CertificateRecord, NodeRecord, NoticeRecord, RevocationRecord, TokenRecord, TokenState,
+};
 
 /// The registry's file.
 pub const REGISTRY_JSON: &str = "registry.json";
@@ -43,8 +46,10 @@ pub const TOKEN_MAX_MS: u64 = 7 * DAY_MS;
 pub const WRONG_PROOFS: u32 = 10;
 /// How long a token that has ended is remembered, in milliseconds, so that its holder hears why it is refused.
 const REMEMBER_MS: u64 = 30 * DAY_MS;
-/// Version of `registry.json`.
-const VERSION: u32 = 1;
+/// How long a revocation stays on the list, in milliseconds: ten years, as long as what the key signed may be looked at.
+const REVOKED_MS: u64 = 3653 * DAY_MS;
+/// Version of `registry.json`. Version 1 knew no revocations and is read.
+const VERSION: u32 = 2;
 
 /// Why the registry cannot be read or a change was not made.
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +84,24 @@ pub enum RegistryError {
     /// No address to join at, or no uplink address, or too many.
     #[error("a token needs 1 to {max} join addresses and 1 to {max} uplink addresses", max = tram_proto::limits::HELLO_ADDRESSES)]
     Addresses,
+    /// No such node or certificate.
+    #[error(
+        "{0:?} is neither the name of a node nor the serial number of a certificate that this CA has issued; `tram pki list` shows them"
+    )]
+    Unknown(String),
+    /// A CA does not revoke itself.
+    #[error(
+        "{0} holds this CA: a CA does not revoke its own node. Exchange its key with `tram pki rotate ca begin`, or let the root's holder revoke the CA"
+    )]
+    Own(NodeName),
+    /// The name is another node's, or it is not below this CA.
+    #[error("{name} cannot be the new name: {why}")]
+    NewName {
+        /// The name asked for.
+        name: NodeName,
+        /// What is wrong with it.
+        why: String,
+    },
     /// No such live token.
     #[error("there is no live token for {0}; `tram token list` shows them")]
     NoToken(String),
@@ -102,17 +125,41 @@ pub struct TokenOrder {
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Stored {
     version: u32,
     nodes: Vec<NodeRecord>,
     tokens: Vec<TokenRecord>,
+    #[serde(flatten)]
+    more: More,
+}
+
+/// What version 2 knows beside nodes and tokens.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+struct More {
+    /// What this CA has revoked, oldest first.
+    #[serde(default)]
+    revocations: Vec<RevocationRecord>,
+    /// Of the list made last.
+    #[serde(default)]
+    crl_number: u64,
+    /// What the root has revoked, where its key is or was.
+    #[serde(default)]
+    root_revocations: Vec<RevocationRecord>,
+    #[serde(default)]
+    root_crl_number: u64,
+    /// Provinces that wait for a CA certificate.
+    #[serde(default)]
+    requests: Vec<AuthorityRequest>,
+    /// What this CA announces.
+    #[serde(default)]
+    notice: NoticeRecord,
 }
 
 #[derive(Debug, Clone, Default)]
 struct Content {
     nodes: BTreeMap<NodeName, NodeRecord>,
     tokens: BTreeMap<TokenId, TokenRecord>,
+    more: More,
 }
 
 /// The open registry.
@@ -233,10 +280,256 @@ impl Registry {
         Ok(cancelled.id)
     }
 
-    /// The id under which a name is known: by a certificate, or promised by a token.
+    /// The id under which a name is known: by a certificate, or promised by a token. One that was revoked is not given
+    /// again: the name then is a new node's.
     fn id_of(&self, name: &NodeName) -> Option<NodeId> {
         let promised = || self.tokens().find(|token| token.name == *name).map(|token| token.node);
-        self.node(name).map(|node| node.id).or_else(promised)
+        self.node(name).map(|node| node.id).or_else(promised).filter(|id| !self.is_barred(*id))
+    }
+
+    /// One node, by id.
+    #[must_use]
+    pub fn node_by_id(&self, id: NodeId) -> Option<&NodeRecord> {
+        self.nodes().find(|node| node.id == id)
+    }
+
+    /// Whether this node was revoked: it gets no certificate any more.
+    #[must_use]
+    pub fn is_barred(&self, id: NodeId) -> bool {
+        self.content.more.revocations.iter().any(|one| one.node == Some(id) && one.bars)
+    }
+
+    /// What this CA has revoked, for its list.
+    #[must_use]
+    pub fn revoked(&self) -> Vec<Revoked> {
+        self.content.more.revocations.iter().filter_map(RevocationRecord::to_list).collect()
+    }
+
+    /// What the root has revoked, for its list.
+    #[must_use]
+    pub fn root_revoked(&self) -> Vec<Revoked> {
+        self.content.more.root_revocations.iter().filter_map(RevocationRecord::to_list).collect()
+    }
+
+    /// The revocations of this CA, oldest first.
+    pub fn revocations(&self) -> impl Iterator<Item = &RevocationRecord> {
+        self.content.more.revocations.iter()
+    }
+
+    /// The number of the CA's revocation list made last; 0: none yet.
+    #[must_use]
+    pub const fn crl_number(&self) -> u64 {
+        self.content.more.crl_number
+    }
+
+    /// The same of the root's.
+    #[must_use]
+    pub const fn root_crl_number(&self) -> u64 {
+        self.content.more.root_crl_number
+    }
+
+    /// Provinces that wait for a CA certificate.
+    pub fn requests(&self) -> impl Iterator<Item = &AuthorityRequest> {
+        self.content.more.requests.iter()
+    }
+
+    /// What this CA announces to all.
+    #[must_use]
+    pub const fn notice(&self) -> &NoticeRecord {
+        &self.content.more.notice
+    }
+
+    /// Revokes a node by its name (all its certificates, and its id for ever), or one certificate by its serial number.
+    /// `own` is the node that holds this CA. Live tokens of the node end. Answers the serial numbers.
+    ///
+    /// # Errors
+    /// [`RegistryError`]; nothing has changed then.
+    pub fn revoke(
+        &mut self,
+        which: &str,
+        reason: Reason,
+        own: NodeId,
+        by: &str,
+        now_ms: u64,
+    ) -> Result<Vec<String>, RegistryError> {
+        let mut next = self.content.clone();
+        let node = next
+            .nodes
+            .values()
+            .find(|node| node.name.as_str() == which || node.certificates.iter().any(|one| one.serial == which));
+        let node = node.cloned().ok_or_else(|| RegistryError::Unknown(which.chars().take(200).collect()))?;
+        if node.id == own {
+            return Err(RegistryError::Own(node.name));
+        }
+        let bars = node.name.as_str() == which;
+        let known = |serial: &str| next.more.revocations.iter().any(|one| one.serial == serial);
+        let serials: Vec<String> = node
+            .certificates
+            .iter()
+            .filter(|one| (bars || one.serial == which) && !known(&one.serial))
+            .map(|one| one.serial.clone())
+            .collect();
+        next.more.revocations.retain(|one| one.at_ms.saturating_add(REVOKED_MS) > now_ms);
+        for serial in &serials {
+            let record = RevocationRecord {
+                serial: serial.clone(),
+                name: node.name.to_string(),
+                node: Some(node.id),
+                at_ms: now_ms,
+                reason,
+                bars,
+            };
+            next.more.revocations.push(record);
+        }
+        if bars {
+            for one in next.more.revocations.iter_mut().filter(|one| one.node == Some(node.id)) {
+                one.bars = true;
+            }
+            for token in next.tokens.values_mut().filter(|token| token.node == node.id) {
+                token.end();
+            }
+        }
+        next.more.crl_number += 1;
+        let event = Entry {
+            actor: by,
+            reason: Some(reason.as_str()),
+            serial: Some(serials.join(" ")),
+            ..Entry::of_node(node.id, &node.name, node.role, "revoked", now_ms)
+        };
+        self.commit(next, &event)?;
+        Ok(serials)
+    }
+
+    /// Notes a CA certificate that the root has revoked.
+    ///
+    /// # Errors
+    /// [`RegistryError`].
+    pub fn revoke_authority(
+        &mut self,
+        serials: &[Vec<u8>],
+        scope: &Scope,
+        reason: Reason,
+        by: &str,
+        now_ms: u64,
+    ) -> Result<(), RegistryError> {
+        let mut next = self.content.clone();
+        for serial in serials {
+            let serial: String = serial.iter().map(|b| format!("{b:02x}")).collect();
+            let (name, node, bars) = (format!("the CA of {scope}"), None, false);
+            next.more.root_revocations.push(RevocationRecord { serial, name, node, at_ms: now_ms, reason, bars });
+        }
+        next.more.root_crl_number += 1;
+        let entry =
+            Entry { actor: by, reason: Some(reason.as_str()), ..Entry::of(&format!("{scope}"), "ca_revoked", now_ms) };
+        self.commit(next, &entry)
+    }
+
+    /// Takes the next number for a revocation list: of the root's, or of this CA's. `at_least` is what neighbours have
+    /// seen of it.
+    ///
+    /// # Errors
+    /// [`RegistryError`].
+    pub fn next_crl(&mut self, of_root: bool, at_least: u64, now_ms: u64) -> Result<u64, RegistryError> {
+        let mut next = self.content.clone();
+        let number = if of_root { &mut next.more.root_crl_number } else { &mut next.more.crl_number };
+        *number = at_least.max(*number) + 1;
+        let number = *number;
+        let what = if of_root { "root" } else { "ca" };
+        self.commit(next, &Entry { list: Some(number), ..Entry::of(what, "crl_issued", now_ms) })?;
+        Ok(number)
+    }
+
+    /// Changes what this CA announces, and raises its number above `at_least`.
+    ///
+    /// # Errors
+    /// [`RegistryError`].
+    pub fn announce(
+        &mut self,
+        at_least: u64,
+        now_ms: u64,
+        by: &str,
+        change: impl FnOnce(&mut NoticeRecord),
+    ) -> Result<(), RegistryError> {
+        let mut next = self.content.clone();
+        change(&mut next.more.notice);
+        next.more.notice.version = next.more.notice.version.max(at_least) + 1;
+        next.more.notice.at_ms = now_ms;
+        let entry =
+            Entry { actor: by, list: Some(next.more.notice.version), ..Entry::of("notice", "notice_issued", now_ms) };
+        self.commit(next, &entry)
+    }
+
+    /// Keeps a certificate that was made for the next key of a node.
+    ///
+    /// # Errors
+    /// [`RegistryError`].
+    pub fn renewed(&mut self, subject: &Subject, issued: &Issued, source: &str) -> Result<(), RegistryError> {
+        let mut next = self.content.clone();
+        next.add_certificate(subject, issued);
+        self.commit(next, &Entry { source, ..Entry::of_certificate(subject, issued, "certificate_renewed") })
+    }
+
+    /// Notes a province that asks for a CA certificate, until one is made.
+    ///
+    /// # Errors
+    /// [`RegistryError`].
+    pub fn request_authority(&mut self, request: AuthorityRequest, now_ms: u64) -> Result<(), RegistryError> {
+        if self.requests().any(|one| one.key == request.key) {
+            return Ok(());
+        }
+        let mut next = self.content.clone();
+        next.more.requests.retain(|one| one.name != request.name);
+        let name = request.name.to_string();
+        let key = Some(request.key.to_string());
+        next.more.requests.push(request);
+        self.commit(next, &Entry { key, ..Entry::of(&name, "ca_requested", now_ms) })
+    }
+
+    /// Notes that the root has made a CA certificate for this key.
+    ///
+    /// # Errors
+    /// [`RegistryError`].
+    pub fn certified(&mut self, key: Sha256, scope: &Scope, by: &str, now_ms: u64) -> Result<(), RegistryError> {
+        let mut next = self.content.clone();
+        next.more.requests.retain(|one| one.key != key);
+        let entry =
+            Entry { actor: by, key: Some(key.to_string()), ..Entry::of(&scope.to_string(), "ca_certified", now_ms) };
+        self.commit(next, &entry)
+    }
+
+    /// Gives a node another name from its next certificate on; the id stays.
+    ///
+    /// # Errors
+    /// [`RegistryError::Unknown`], [`RegistryError::NewName`].
+    pub fn rename(&mut self, old: &NodeName, new: &NodeName, by: &str, now_ms: u64) -> Result<NodeId, RegistryError> {
+        let refused = |why: &str| RegistryError::NewName { name: new.clone(), why: why.to_owned() };
+        let Some(node) = self.node(old).cloned() else {
+            return Err(RegistryError::Unknown(old.to_string()));
+        };
+        if self.node(new).is_some() || self.tokens().any(|token| token.name == *new && token.is_live(now_ms)) {
+            return Err(refused("another node has it, or a token for it is live"));
+        }
+        let aliases = &self.notice().aliases;
+        if aliases.iter().any(|alias| alias.old == *new && alias.until_ms > now_ms && alias.node != node.id) {
+            return Err(refused("it is still understood as another node's former name"));
+        }
+        let mut next = self.content.clone();
+        next.nodes.remove(old);
+        next.nodes.insert(new.clone(), NodeRecord { name: new.clone(), ..node.clone() });
+        for token in next.tokens.values_mut().filter(|token| token.node == node.id) {
+            token.end();
+        }
+        let entry = Entry { actor: by, ..Entry::of_node(node.id, new, node.role, "renamed", now_ms) };
+        self.commit(next, &Entry { former: Some(old.to_string()), ..entry })?;
+        Ok(node.id)
+    }
+
+    /// Writes a line of the audit log about something that changes no registry.
+    ///
+    /// # Errors
+    /// [`RegistryError`].
+    pub fn note(&mut self, what: &str, event: &'static str, by: &str, now_ms: u64) -> Result<(), RegistryError> {
+        Ok(self.audit.append(&Entry { actor: by, ..Entry::of(what, event, now_ms) })?)
     }
 
     pub(crate) fn record_founder(&mut self, subject: &Subject, issued: &Issued) -> Result<(), RegistryError> {
@@ -310,6 +603,7 @@ impl Registry {
             version: VERSION,
             nodes: next.nodes.values().cloned().collect(),
             tokens: next.tokens.values().cloned().collect(),
+            more: next.more.clone(),
         };
         let bytes = serde_json::to_vec_pretty(&stored)
             .map_err(|error| RegistryError::Damaged { path: self.path.clone(), why: error.to_string() })?;
@@ -323,8 +617,15 @@ impl Registry {
 impl Content {
     fn add_certificate(&mut self, subject: &Subject, issued: &Issued) {
         let node = self.nodes.entry(subject.name.clone()).or_insert_with(|| NodeRecord::new(subject));
+        if node.id != subject.id {
+            // The one before was revoked: its name is a new node's.
+            *node = NodeRecord::new(subject);
+        }
         node.role = subject.role;
+        // A revocation names what is still valid; what expired long ago is in the audit log.
+        node.certificates.retain(|one| one.not_after_ms.saturating_add(REMEMBER_MS) > issued.issued_at_ms);
         node.certificates.push(CertificateRecord::new(issued));
+        node.latest = Some(record::hex(&issued.certificate));
     }
 }
 
@@ -350,13 +651,14 @@ fn parse(bytes: &[u8]) -> Result<Content, String> {
     }
     let Version { version } =
         serde_json::from_slice(bytes).map_err(|error| format!("{error}; restore it from a backup"))?;
-    if version != VERSION {
+    if !(1..=VERSION).contains(&version) {
         return Err(format!("it has version {version}; this release knows {VERSION}: update tramd"));
     }
     let stored: Stored = serde_json::from_slice(bytes).map_err(|error| format!("{error}; restore it from a backup"))?;
     Ok(Content {
         nodes: stored.nodes.into_iter().map(|node| (node.name.clone(), node)).collect(),
         tokens: stored.tokens.into_iter().map(|token| (token.id, token)).collect(),
+        more: stored.more,
     })
 }
 

@@ -1,19 +1,29 @@
 //! Whom an overlay's nodes trust: its roots and its zone.
 //!
-//! Guarantees that a chain it accepts ends in one of the roots, was valid at the time asked about, and passes
-//! [`crate::policy`]. TLS links, statements and the join answer all come through here, so there is one code path.
-//! Shared by verifiers through an `Arc` and never changed in place: new roots, and later revocation lists, are a new
-//! `Trust` and new TLS configurations (`research/pki.md` §3c). Never reads the clock.
+//! Guarantees that a chain it accepts ends in one of the roots, was valid at the time asked about, was issued by the CA
+//! closest to its name, and passes [`crate::policy`]. TLS links, statements and the join answer all come through here, so
+//! there is one code path; links ask in addition that nothing in the chain is revoked. Shared by verifiers through an
+//! `Arc` and never changed in place: new roots and revocation lists are a new `Trust` and new TLS configurations
+//! (`research/pki.md` §3c). Never reads the clock.
+
+use std::collections::BTreeSet;
 
 use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, TrustAnchor, UnixTime};
 use tram_proto::limits;
-use tram_proto::name::Zone;
+use tram_proto::name::{NodeName, Zone};
 use webpki::aws_lc_rs::{ECDSA_P256_SHA256, ECDSA_P384_SHA384};
+use webpki::{
+    CertRevocationList, ExpirationPolicy, RevocationCheckDepth, RevocationOptions, RevocationOptionsBuilder,
+    UnknownStatusPolicy,
+};
 use x509_parser::oid_registry::OID_X509_ORGANIZATION_NAME;
 
+use crate::authority::Scope;
+use crate::bundle::Known;
 use crate::clock::{Utc, unix};
+use crate::crl::Crl;
 use crate::hash::Sha256;
-use crate::policy::{self, Peer, PolicyError, ms};
+use crate::policy::{self, Ca, Peer, PolicyError, ms};
 
 /// What signs certificates in an overlay: P-384 roots, P-256 CAs and nodes. Nothing else is accepted.
 pub(crate) static SIGNATURE_ALGORITHMS: &[&dyn SignatureVerificationAlgorithm] =
@@ -73,6 +83,22 @@ pub enum ChainError {
         /// The time it was checked against, Unix milliseconds.
         at_ms: u64,
     },
+    /// Its CA, or the root, has taken it back.
+    #[error(
+        "the certificate of {name} has been revoked: whoever revoked it can tell why; a new token makes it a new node"
+    )]
+    Revoked {
+        /// Whose.
+        name: String,
+    },
+    /// No revocation list of its CA is here, though there are others.
+    #[error("no revocation list of the CA of {scope} has come here yet, so nobody can tell whether {name} was revoked")]
+    UnknownStatus {
+        /// Whose certificate.
+        name: NodeName,
+        /// Whose CA issued it.
+        scope: Scope,
+    },
     /// A rule of X.509 is broken: name constraints, path length, a signature, an unknown critical extension.
     #[error("the certificate chain is not valid: {0}")]
     Chain(webpki::Error),
@@ -81,12 +107,22 @@ pub enum ChainError {
     Policy(#[from] PolicyError),
 }
 
-/// The roots and the zone of one overlay.
+/// The roots and the zone of one overlay, and what is known of its CAs.
 pub struct Trust {
     zone: Zone,
     roots: Vec<CertificateDer<'static>>,
     anchors: Vec<TrustAnchor<'static>>,
     not_after_ms: u64,
+    authorities: Vec<Authority>,
+    /// At most one of each CA.
+    crls: Vec<CertRevocationList<'static>>,
+    /// Whose lists those are.
+    listed: BTreeSet<Sha256>,
+}
+
+struct Authority {
+    known: Known,
+    is_revoked: bool,
 }
 
 impl std::fmt::Debug for Trust {
@@ -98,11 +134,15 @@ impl std::fmt::Debug for Trust {
 
 /// A chain that was accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Accepted {
-    pub(crate) peer: Peer,
-    /// The span, Unix milliseconds, in which every certificate of the path is valid.
-    pub(crate) not_before_ms: u64,
-    pub(crate) not_after_ms: u64,
+pub struct Accepted {
+    /// Whose.
+    pub peer: Peer,
+    /// The CA that issued the leaf.
+    pub issuer: Ca,
+    /// From when on every certificate of the path is valid, Unix milliseconds.
+    pub not_before_ms: u64,
+    /// Until when, Unix milliseconds.
+    pub not_after_ms: u64,
 }
 
 impl Trust {
@@ -125,7 +165,29 @@ impl Trust {
                 .map_err(|_| TrustError::Root("it cannot serve as a trust anchor"))?;
             anchors.push(anchor.to_owned());
         }
-        Ok(Self { zone: zone.ok_or(TrustError::Empty)?, roots, anchors, not_after_ms })
+        let (authorities, crls, listed) = (Vec::new(), Vec::new(), BTreeSet::new());
+        Ok(Self { zone: zone.ok_or(TrustError::Empty)?, roots, anchors, not_after_ms, authorities, crls, listed })
+    }
+
+    /// Adds what the bundle holds.
+    pub(crate) fn learn<'a>(&mut self, authorities: Vec<Known>, crls: impl Iterator<Item = &'a Crl>) {
+        for crl in crls {
+            if let Some(list) = crl.to_check()
+                && self.listed.insert(crl.issuer)
+            {
+                self.crls.push(list);
+            }
+        }
+        for known in authorities {
+            let is_revoked = self.finds(&known.serial, issuer_of(&known.der).as_deref());
+            self.authorities.push(Authority { known, is_revoked });
+        }
+    }
+
+    /// Whether the list of the issuer with this name (DER) has this serial number.
+    fn finds(&self, serial: &[u8], issuer: Option<&[u8]>) -> bool {
+        let named = |list: &&CertRevocationList<'_>| issuer.is_some_and(|issuer| is_same_name(list.issuer(), issuer));
+        self.crls.iter().filter(named).any(|list| matches!(list.find_serial(serial), Ok(Some(_))))
     }
 
     /// The overlay's zone.
@@ -155,7 +217,8 @@ impl Trust {
         policy::peer(certs.first().ok_or(PolicyError::Missing)?, &self.zone)
     }
 
-    /// Verifies a chain, leaf first, as of `at_ms` (Unix milliseconds), and says whose it is.
+    /// Verifies a chain, leaf first, as of `at_ms` (Unix milliseconds), and says whose it is. Revocation does not count:
+    /// what was signed before it stays signed.
     ///
     /// # Errors
     /// [`ChainError`].
@@ -163,7 +226,47 @@ impl Trust {
         self.accept(chain, at_ms).map(|accepted| accepted.peer)
     }
 
+    /// Verifies the chain of a neighbour, leaf first, now. Nothing in it may be revoked. As long as no revocation list at
+    /// all is here, none is asked for: a node gets the first ones over its first link.
+    ///
+    /// # Errors
+    /// [`ChainError`].
+    pub fn admit(&self, chain: &[CertificateDer<'_>], now_ms: u64) -> Result<Accepted, ChainError> {
+        let lists: Vec<&CertRevocationList<'_>> = self.crls.iter().collect();
+        let options = RevocationOptionsBuilder::new(&lists).ok().map(|options| {
+            // A stale list is better than none, and a missing one is judged below: DESIGN §3.
+            options
+                .with_depth(RevocationCheckDepth::Chain)
+                .with_status_policy(UnknownStatusPolicy::Allow)
+                .with_expiration_policy(ExpirationPolicy::Ignore)
+                .build()
+        });
+        let accepted = self.check(chain, now_ms, options)?;
+        if !self.listed.is_empty() && !self.listed.contains(&accepted.issuer.key) {
+            return Err(ChainError::UnknownStatus { name: accepted.peer.name, scope: accepted.issuer.scope });
+        }
+        Ok(accepted)
+    }
+
+    /// Whether a certificate of the chain is on its issuer's list, as far as lists are here. For what was signed before.
+    #[must_use]
+    pub fn is_revoked(&self, chain: &[CertificateDer<'_>]) -> bool {
+        chain.iter().any(|der| match policy::parse(der) {
+            Ok(parsed) => self.finds(parsed.raw_serial(), Some(parsed.issuer().as_raw())),
+            Err(_) => false,
+        })
+    }
+
     pub(crate) fn accept(&self, chain: &[CertificateDer<'_>], at_ms: u64) -> Result<Accepted, ChainError> {
+        self.check(chain, at_ms, None)
+    }
+
+    fn check(
+        &self,
+        chain: &[CertificateDer<'_>],
+        at_ms: u64,
+        revocation: Option<RevocationOptions<'_>>,
+    ) -> Result<Accepted, ChainError> {
         let Some((leaf, intermediates)) = chain.split_first() else {
             return Err(PolicyError::Missing.into());
         };
@@ -171,20 +274,50 @@ impl Trust {
             return Err(ChainError::Long);
         }
         let end = webpki::EndEntityCert::try_from(leaf).map_err(|error| self.explain(&error, leaf, at_ms))?;
+        // The peer may not know yet that another root vouches for its CA: what the bundle says of that CA counts too.
+        let issuer = issuer_of(leaf).unwrap_or_default();
+        let known = self.authorities.iter().map(|a| &a.known).filter(|known| known.subject == issuer);
+        let intermediates: Vec<CertificateDer<'_>> = intermediates
+            .iter()
+            .map(|der| CertificateDer::from(der.as_ref()))
+            .chain(known.map(|k| k.der.clone()))
+            .collect();
         // Clients and servers show the same certificate and the policy asks for both purposes, so one usage will do.
         let usage = webpki::KeyUsage::client_auth();
+        let (anchors, time) = (&self.anchors, unix(at_ms));
         let path = end
-            .verify_for_usage(SIGNATURE_ALGORITHMS, &self.anchors, intermediates, unix(at_ms), usage, None, None)
+            .verify_for_usage(SIGNATURE_ALGORITHMS, anchors, &intermediates, time, usage, revocation, None)
             .map_err(|error| self.explain(&error, leaf, at_ms))?;
         let peer = policy::peer(leaf, &self.zone)?;
         let (mut not_before_ms, mut not_after_ms) = (peer.not_before_ms, peer.not_after_ms);
+        let mut issuer = None;
         for certificate in path.intermediate_certificates() {
-            let der = certificate.der();
-            let parsed = policy::parse(&der)?;
-            not_before_ms = not_before_ms.max(ms(parsed.validity().not_before.timestamp()));
-            not_after_ms = not_after_ms.min(ms(parsed.validity().not_after.timestamp()));
+            let ca = Ca::read(&certificate.der(), &self.zone)?;
+            not_before_ms = not_before_ms.max(ca.not_before_ms);
+            not_after_ms = not_after_ms.min(ca.not_after_ms);
+            issuer.get_or_insert(ca);
         }
-        Ok(Accepted { peer, not_before_ms, not_after_ms })
+        let issuer = issuer.ok_or(PolicyError::NotCa("a root issued it itself"))?;
+        self.check_closest(&peer, &issuer)?;
+        Ok(Accepted { peer, issuer, not_before_ms, not_after_ms })
+    }
+
+    /// A name is certified by the CA closest to it, from the time on when that CA is there.
+    fn check_closest(&self, peer: &Peer, issuer: &Ca) -> Result<(), PolicyError> {
+        let closer = self.authorities.iter().filter(|a| !a.is_revoked).map(|a| &a.known.ca).find(|ca| {
+            ca.scope.covers(&peer.name)
+                && ca.scope.is_closer_than(&issuer.scope)
+                && ca.not_before_ms < peer.not_before_ms
+                && peer.not_before_ms < ca.not_after_ms
+        });
+        match closer {
+            Some(ca) => Err(PolicyError::NotClosest {
+                name: peer.name.clone(),
+                by: issuer.scope.clone(),
+                closer: ca.scope.clone(),
+            }),
+            None => Ok(()),
+        }
     }
 
     fn explain(&self, error: &webpki::Error, leaf: &CertificateDer<'_>, at_ms: u64) -> ChainError {
@@ -195,6 +328,11 @@ impl Trust {
             }
             webpki::Error::CertExpired { not_after, .. } => {
                 ChainError::Expired { not_after_ms: in_ms(not_after), at_ms }
+            }
+            webpki::Error::CertRevoked => {
+                let name =
+                    policy::peer(leaf, &self.zone).map_or_else(|_| "a node".to_owned(), |peer| peer.name.to_string());
+                ChainError::Revoked { name }
             }
             webpki::Error::CaUsedAsEndEntity => PolicyError::Ca.into(),
             webpki::Error::UnknownIssuer => {
@@ -211,6 +349,16 @@ impl Trust {
             other => ChainError::Chain(other.clone()),
         }
     }
+}
+
+/// The issuer's name, DER.
+fn issuer_of(certificate: &[u8]) -> Option<Vec<u8>> {
+    policy::parse(certificate).ok().map(|parsed| parsed.issuer().as_raw().to_vec())
+}
+
+/// Whether two names are the same; webpki leaves out the outermost tag and length.
+fn is_same_name(inner: &[u8], whole: &[u8]) -> bool {
+    whole == inner || whole.ends_with(inner) && whole.len() - inner.len() <= 4
 }
 
 fn zone_and_end(root: &CertificateDer<'_>) -> Result<(Zone, u64), TrustError> {

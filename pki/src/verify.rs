@@ -96,6 +96,10 @@ impl std::error::Error for Plain {}
 
 impl From<PeerError> for Error {
     fn from(error: PeerError) -> Self {
+        // The alert tells the peer: it is no fault of the line, and dialling again does not help.
+        if let PeerError::Chain(ChainError::Revoked { .. }) = error {
+            return Self::InvalidCertificate(CertificateError::Revoked);
+        }
         Self::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(Plain(error)))))
     }
 }
@@ -146,7 +150,7 @@ struct LinkVerifier {
 
 impl LinkVerifier {
     fn check(&self, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>], now: UnixTime) -> Result<(), PeerError> {
-        let peer = self.trust.verify(&whole(leaf, rest), in_ms(now))?;
+        let peer = self.trust.admit(&whole(leaf, rest), in_ms(now))?.peer;
         match &self.expected {
             Some(expected) if *expected != peer.name => {
                 Err(PeerError::OtherNode { expected: expected.clone(), got: peer.name })

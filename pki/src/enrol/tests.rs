@@ -188,7 +188,7 @@ fn a_ca_near_its_end_leaves_the_token_unspent() {
     let mut scene = Scene::new();
     let late = scene.overlay.authority().not_after_ms() - 10 * DAY_MS;
     scene.token = scene.registry.new_token(scene.overlay.authority(), &order(), late).expect("made");
-    scene.check(&scene.request(), late, Refusal::Unavailable, "less than 90 days from now");
+    scene.check(&scene.request(), late, Refusal::Unavailable, "too soon to issue by it");
     assert_eq!(scene.state(), TokenState::New);
 }
 

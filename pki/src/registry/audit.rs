@@ -6,6 +6,8 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use tram_proto::id::NodeId;
+use tram_proto::name::{NodeName, Role};
 
 use super::TokenRecord;
 use crate::authority::{Issued, Subject};
@@ -43,12 +45,29 @@ pub struct Entry<'a> {
     /// SHA-256 of a public key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
+    /// Why something was revoked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'static str>,
+    /// The number of a revocation list or notice.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub list: Option<u64>,
+    /// A node's name before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub former: Option<String>,
     /// When the certificate or token ends, RFC 3339.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub until: Option<String>,
 }
 
 impl Entry<'_> {
+    pub(super) fn of(what: &str, event: &'static str, now_ms: u64) -> Self {
+        Self { at: Utc(now_ms).to_string(), event, name: Some(what.to_owned()), ..Self::default() }
+    }
+
+    pub(super) fn of_node(id: NodeId, name: &NodeName, role: Role, event: &'static str, now_ms: u64) -> Self {
+        Self { node: Some(id.to_string()), role: Some(role.as_str()), ..Self::of(name.as_str(), event, now_ms) }
+    }
+
     pub(super) fn of_token(token: &TokenRecord, event: &'static str, now_ms: u64) -> Self {
         Self {
             at: Utc(now_ms).to_string(),

@@ -4,10 +4,13 @@ use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 use tram_proto::id::NodeId;
 use tram_proto::join::{HostPort, TokenId, Uplink};
+use tram_proto::limits;
 use tram_proto::name::{NodeName, Role};
+use tram_proto::pki::{Alias, Door, Notice, Transfer};
 
 use super::TokenOrder;
-use crate::authority::{Issued, Subject};
+use crate::authority::{Issued, Scope, Subject};
+use crate::crl::{Reason, Revoked};
 use crate::hash::Sha256;
 use crate::token::Token;
 
@@ -28,6 +31,30 @@ mod text {
         D: Deserializer<'de>,
     {
         String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+/// The same for what may be missing.
+mod optional {
+    use std::fmt::Display;
+    use std::str::FromStr;
+
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    pub(super) fn serialize<T: Display, S: Serializer>(value: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {
+        match value {
+            Some(value) => serializer.collect_str(value),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub(super) fn deserialize<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
+    where
+        T: FromStr<Err: Display>,
+        D: Deserializer<'de>,
+    {
+        let text = Option::<String>::deserialize(deserializer)?;
+        text.map(|text| text.parse().map_err(D::Error::custom)).transpose()
     }
 }
 
@@ -72,11 +99,181 @@ pub struct NodeRecord {
     pub role: Role,
     /// Oldest first.
     pub certificates: Vec<CertificateRecord>,
+    /// The newest one, DER in hexadecimal, to be given again when the answer was lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) latest: Option<String>,
 }
 
 impl NodeRecord {
     pub(super) fn new(subject: &Subject) -> Self {
-        Self { id: subject.id, name: subject.name.clone(), role: subject.role, certificates: Vec::new() }
+        Self { id: subject.id, name: subject.name.clone(), role: subject.role, certificates: Vec::new(), latest: None }
+    }
+
+    /// Its newest certificate.
+    #[must_use]
+    pub fn latest(&self) -> Option<CertificateDer<'static>> {
+        unhex(self.latest.as_ref()?).map(CertificateDer::from)
+    }
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(text.get(at..at + 2)?, 16).ok()).collect()
+}
+
+/// A certificate that was revoked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RevocationRecord {
+    /// Its serial number, in hexadecimal.
+    pub serial: String,
+    /// Whose it was.
+    pub name: String,
+    /// The node; `None` for a CA.
+    #[serde(with = "optional", default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<NodeId>,
+    /// When it was revoked, Unix milliseconds.
+    pub at_ms: u64,
+    /// Why.
+    pub reason: Reason,
+    /// The node itself was revoked: its id gets no certificate any more.
+    pub bars: bool,
+}
+
+impl RevocationRecord {
+    pub(super) fn to_list(&self) -> Option<Revoked> {
+        Some(Revoked { serial: unhex(&self.serial)?, at_ms: self.at_ms, reason: self.reason })
+    }
+}
+
+/// A province that wants to be a CA for the names below its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuthorityRequest {
+    /// The province.
+    #[serde(with = "text")]
+    pub name: NodeName,
+    /// SHA-256 of the public key.
+    #[serde(with = "text")]
+    pub key: Sha256,
+    /// PKCS #10, DER in hexadecimal.
+    pub csr: String,
+    /// When it came, Unix milliseconds.
+    pub at_ms: u64,
+}
+
+impl AuthorityRequest {
+    pub(crate) fn new(name: &NodeName, key: Sha256, csr: &[u8], now_ms: u64) -> Self {
+        Self { name: name.clone(), key, csr: hex(csr), at_ms: now_ms }
+    }
+
+    /// The request, DER.
+    #[must_use]
+    pub fn csr(&self) -> Option<Vec<u8>> {
+        unhex(&self.csr)
+    }
+}
+
+/// A former name, as it stands in the file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AliasRecord {
+    #[serde(with = "text")]
+    pub(crate) old: NodeName,
+    #[serde(with = "text")]
+    pub(crate) new: NodeName,
+    #[serde(with = "text")]
+    pub(crate) node: NodeId,
+    pub(crate) until_ms: u64,
+}
+
+/// A transfer, as it stands in the file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TransferRecord {
+    #[serde(with = "text")]
+    pub(crate) node: NodeId,
+    /// Empty: central's.
+    pub(crate) to: String,
+    pub(crate) at_ms: u64,
+}
+
+/// A door, as it stands in the file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DoorRecord {
+    #[serde(with = "text")]
+    pub(crate) node: NodeId,
+    pub(crate) until_ms: u64,
+    pub(crate) to: Vec<String>,
+}
+
+/// What a CA announces, as it stands in the file.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NoticeRecord {
+    /// Counts its notices; 0: none yet.
+    pub version: u64,
+    /// When it was changed, Unix milliseconds.
+    pub at_ms: u64,
+    pub(crate) aliases: Vec<AliasRecord>,
+    pub(crate) transfers: Vec<TransferRecord>,
+    pub(crate) doors: Vec<DoorRecord>,
+}
+
+impl NoticeRecord {
+    /// A node has a new name; the old one is understood until then.
+    pub fn alias(&mut self, old: &NodeName, new: &NodeName, node: NodeId, until_ms: u64) {
+        self.aliases.retain(|alias| alias.old != *old && alias.old != *new);
+        for alias in self.aliases.iter_mut().filter(|alias| alias.node == node) {
+            alias.new = new.clone();
+        }
+        self.aliases.push(AliasRecord { old: old.clone(), new: new.clone(), node, until_ms });
+    }
+
+    /// Another CA may certify this node from now on.
+    pub fn transfer(&mut self, node: NodeId, to: &Scope, now_ms: u64) {
+        let to = match to {
+            Scope::Overlay => String::new(),
+            Scope::Below(apex) => apex.to_string(),
+        };
+        self.transfers.retain(|one| one.node != node);
+        self.transfers.push(TransferRecord { node, to, at_ms: now_ms });
+    }
+
+    /// A node is to pass on what comes to its join port until then.
+    pub fn door(&mut self, node: NodeId, until_ms: u64, to: &[HostPort]) {
+        let to: Vec<String> = to.iter().map(ToString::to_string).collect();
+        let until_ms =
+            self.doors.iter().filter(|d| d.node == node).map(|d| d.until_ms).max().unwrap_or(0).max(until_ms);
+        self.doors.retain(|door| door.node != node);
+        self.doors.push(DoorRecord { node, until_ms, to });
+    }
+
+    /// What is still of use, to be signed.
+    #[must_use]
+    pub fn to_notice(&self, authority: Sha256, now_ms: u64) -> Notice {
+        let alias =
+            |a: &AliasRecord| Alias { old: a.old.clone(), new: a.new.clone(), node: a.node, until_ms: a.until_ms };
+        let transfer = |t: &TransferRecord| {
+            let to = if t.to.is_empty() { None } else { Some(t.to.parse().ok()?) };
+            Some(Transfer { node: t.node, to, at_ms: t.at_ms })
+        };
+        let door = |d: &DoorRecord| {
+            let to: Option<Vec<HostPort>> = d.to.iter().map(|text| text.parse().ok()).collect();
+            Some(Door { node: d.node, until_ms: d.until_ms, to: to? })
+        };
+        Notice {
+            version: self.version,
+            authority: authority.0,
+            at_ms: self.at_ms,
+            aliases: self.aliases.iter().filter(|a| a.until_ms > now_ms).map(alias).take(limits::ALIASES).collect(),
+            transfers: self.transfers.iter().filter_map(transfer).take(limits::ALIASES).collect(),
+            doors: self.doors.iter().filter(|d| d.until_ms > now_ms).filter_map(door).take(limits::DOORS).collect(),
+        }
     }
 }
 
@@ -212,10 +409,7 @@ impl TokenRecord {
 
     /// The certificate the token's key was given.
     pub(crate) fn certificate(&self) -> Option<CertificateDer<'static>> {
-        let text = &self.binding.as_ref()?.certificate;
-        let bytes: Option<Vec<u8>> =
-            (0..text.len()).step_by(2).map(|at| u8::from_str_radix(text.get(at..at + 2)?, 16).ok()).collect();
-        bytes.map(CertificateDer::from)
+        unhex(&self.binding.as_ref()?.certificate).map(CertificateDer::from)
     }
 
     pub(super) fn bind(&mut self, issued: &Issued, source: &str) {
@@ -223,7 +417,7 @@ impl TokenRecord {
             key: issued.key,
             at_ms: issued.issued_at_ms,
             source: source.to_owned(),
-            certificate: issued.certificate.iter().map(|b| format!("{b:02x}")).collect(),
+            certificate: hex(&issued.certificate),
         });
     }
 

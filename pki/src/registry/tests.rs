@@ -106,7 +106,7 @@ fn one_process_at_a_time_holds_it() {
 fn damaged_and_newer_files_are_refused_with_their_path() {
     let overlay = Overlay::new("tram.internal");
     let path = overlay.dir().join(REGISTRY_JSON);
-    for (text, fault) in [("", "backup"), ("{\"version\":1}", "backup"), ("{\"version\":2}", "update tramd")] {
+    for (text, fault) in [("", "backup"), ("{\"version\":1}", "backup"), ("{\"version\":3}", "update tramd")] {
         fs::write(&path, text).expect("written");
         let error = Registry::open(overlay.dir()).expect_err("damaged").to_string();
         assert!(error.contains("registry.json") && error.contains(fault), "{error}");
