@@ -40,6 +40,16 @@ pub enum FileError {
         /// The permission bits it should have, as text.
         cure: &'static str,
     },
+    /// A secret belongs to someone else than the directory it is in.
+    #[error("{path} belongs to user {owner}, its directory to user {expected}: run `chown {expected} {path}`", path = path.display())]
+    Owner {
+        /// Which file.
+        path: PathBuf,
+        /// Its owner's number.
+        owner: u32,
+        /// The directory's.
+        expected: u32,
+    },
     /// A secret is a symbolic link or not a regular file.
     #[error("{path} is not a regular file: put the key itself there, not a link to it", path = path.display())]
     NotRegular {
@@ -128,7 +138,7 @@ pub(crate) fn write(path: &Path, bytes: &[u8], access: Access) -> Result<(), Fil
         .create_new(true)
         .mode(mode)
         .open(&temporary)
-        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
+        .and_then(|mut file| adopt(&file, path).and_then(|()| file.write_all(bytes)).and_then(|()| file.sync_all()))
         .and_then(|()| fs::rename(&temporary, path));
     if let Err(source) = written {
         // Best effort: the next write removes it too.
@@ -138,7 +148,16 @@ pub(crate) fn write(path: &Path, bytes: &[u8], access: Access) -> Result<(), Fil
     sync_parent(path)
 }
 
-fn parent(path: &Path) -> &Path {
+/// Gives a new file to the owner of its directory: what root writes there must not shut the daemon's user out.
+pub(crate) fn adopt(file: &File, path: &Path) -> io::Result<()> {
+    let dir = fs::metadata(parent(path))?;
+    if file.metadata()?.uid() == dir.uid() {
+        return Ok(());
+    }
+    std::os::unix::fs::fchown(file, Some(dir.uid()), Some(dir.gid()))
+}
+
+pub(crate) fn parent(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
@@ -151,6 +170,12 @@ pub(crate) fn sync_parent(path: &Path) -> Result<(), FileError> {
 /// Reads a whole file.
 pub(crate) fn read(path: &Path, access: Access) -> Result<Vec<u8>, FileError> {
     let named = fs::symlink_metadata(path).map_err(io_at(path))?;
+    if access == Access::Secret {
+        let expected = fs::metadata(parent(path)).map_err(io_at(path))?.uid();
+        if named.uid() != expected {
+            return Err(FileError::Owner { path: path.to_owned(), owner: named.uid(), expected });
+        }
+    }
     let mut file = File::open(path).map_err(io_at(path))?;
     let opened = file.metadata().map_err(io_at(path))?;
     if access == Access::Secret {

@@ -15,11 +15,13 @@ use rustls_pki_types::pem::{self, PemObject as _, SectionKind};
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use tram_proto::id::NodeId;
 use tram_proto::name::{NodeName, Role, Zone};
+use zeroize::Zeroizing;
 
 use crate::authority::{Authority, AuthorityError, Subject};
 use crate::csr::LeafKey;
 use crate::enrol::Joined;
 use crate::files::{self, Access, FileError};
+use crate::lock;
 use crate::policy::{self, Peer};
 use crate::registry::{Registry, RegistryError};
 use crate::statement::Signer;
@@ -56,6 +58,18 @@ pub enum KeyError {
         path: PathBuf,
         /// What is wrong.
         why: String,
+    },
+    /// A key is encrypted with a passphrase.
+    #[error("{path} is locked with a passphrase: run `tram pki unlock`", path = path.display())]
+    Locked {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// The passphrase does not open a locked key.
+    #[error("the passphrase does not open {path}", path = path.display())]
+    WrongPassphrase {
+        /// Which file.
+        path: PathBuf,
     },
     /// Too few or too many certificates or keys in one file.
     #[error("{path} holds {got} sections of the right kind; expected {expected}", path = path.display())]
@@ -124,12 +138,15 @@ pub(crate) fn write_key(path: &Path, key: &KeyPair) -> Result<(), KeyError> {
 
 pub(crate) fn write_certificates(path: &Path, certificates: &[CertificateDer<'static>]) -> Result<(), KeyError> {
     let mut text = String::new();
-    for certificate in certificates {
-        text.push_str("-----BEGIN CERTIFICATE-----\n");
-        push_base64(certificate, &mut text);
-        text.push_str("-----END CERTIFICATE-----\n");
-    }
+    certificates.iter().for_each(|certificate| push_pem("CERTIFICATE", certificate, &mut text));
     Ok(files::write(path, text.as_bytes(), Access::Public)?)
+}
+
+/// Appends one section of PEM.
+pub(crate) fn push_pem(label: &str, der: &[u8], out: &mut String) {
+    out.push_str(&format!("-----BEGIN {label}-----\n"));
+    push_base64(der, out);
+    out.push_str(&format!("-----END {label}-----\n"));
 }
 
 fn push_base64(bytes: &[u8], out: &mut String) {
@@ -147,9 +164,8 @@ fn push_base64(bytes: &[u8], out: &mut String) {
     }
 }
 
-fn sections(path: &Path, access: Access) -> Result<Vec<(SectionKind, Vec<u8>)>, KeyError> {
-    let bytes = files::read(path, access)?;
-    <(SectionKind, Vec<u8>)>::pem_slice_iter(&bytes).collect::<Result<_, _>>().map_err(|error| {
+fn sections(path: &Path, bytes: &[u8]) -> Result<Vec<(SectionKind, Vec<u8>)>, KeyError> {
+    <(SectionKind, Vec<u8>)>::pem_slice_iter(bytes).collect::<Result<_, _>>().map_err(|error| {
         let why = match error {
             pem::Error::MissingSectionEnd { .. } => "it is cut short: its END line is missing".to_owned(),
             other => format!("it is not PEM ({other})"),
@@ -160,7 +176,7 @@ fn sections(path: &Path, access: Access) -> Result<Vec<(SectionKind, Vec<u8>)>, 
 
 /// Reads a file of one or more certificates.
 pub(crate) fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, KeyError> {
-    let all = sections(path, Access::Public)?;
+    let all = sections(path, &files::read(path, Access::Public)?)?;
     if all.iter().any(|(kind, _)| *kind != SectionKind::Certificate) {
         let why = "it holds something other than certificates".to_owned();
         return Err(KeyError::Pem { path: path.to_owned(), why });
@@ -171,9 +187,15 @@ pub(crate) fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'stati
     Ok(all.into_iter().map(|(_, der)| der.into()).collect())
 }
 
-/// Reads a file of exactly one PKCS #8 key.
+/// Reads a file of exactly one PKCS #8 key that is not locked.
 pub(crate) fn read_key(path: &Path) -> Result<PrivatePkcs8KeyDer<'static>, KeyError> {
-    match <[_; 1]>::try_from(sections(path, Access::Secret)?) {
+    let bytes = Zeroizing::new(files::read(path, Access::Secret)?);
+    if lock::is_locked(&bytes) { Err(KeyError::Locked { path: path.to_owned() }) } else { key_of(path, &bytes) }
+}
+
+/// The one key in the text of a file.
+pub(crate) fn key_of(path: &Path, bytes: &[u8]) -> Result<PrivatePkcs8KeyDer<'static>, KeyError> {
+    match <[_; 1]>::try_from(sections(path, bytes)?) {
         Ok([(SectionKind::PrivateKey, der)]) => Ok(der.into()),
         Ok(_) => {
             let why = "it does not hold a PKCS #8 private key".to_owned();

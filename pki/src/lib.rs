@@ -11,6 +11,7 @@
 //! | [`verify`] | TLS configurations for links and for joining |
 //! | [`statement`] | signs and verifies statements |
 //! | [`keystore`] | a node's keys and certificates on disk |
+//! | [`lock`] | CA keys encrypted with a passphrase |
 //!
 //! No network and no async. Files only in `keystore`, `registry` and the module `files` below them. Never reads the
 //! clock: every call takes the time. Does not know what a queue or a message is. Specification: DESIGN §3,
@@ -25,6 +26,7 @@ pub mod enrol;
 mod files;
 pub mod hash;
 pub mod keystore;
+pub mod lock;
 pub mod policy;
 pub mod registry;
 pub mod renew;

@@ -5,8 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rcgen::{KeyPair, PublicKeyData, SignatureAlgorithm, SigningKey};
+use rustls_pki_types::PrivatePkcs8KeyDer;
+use zeroize::Zeroize as _;
 
-use crate::keystore::{self, KeyError};
+use crate::keystore::KeyError;
 
 /// The key. A key that never leaves its device would be another kind of this.
 #[derive(Clone)]

@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use rcgen::{Issuer, KeyPair, PKCS_ECDSA_P384_SHA384, PublicKeyData as _, SigningKey as _, SubjectPublicKeyInfo};
-use rustls_pki_types::CertificateDer;
+use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use tram_proto::name::Zone;
 use tram_proto::pki::{ROOTS_PURPOSE, Roots, SignedRoots};
 
@@ -15,6 +15,7 @@ use crate::csr::LeafKey;
 use crate::files::{self, FileError};
 use crate::hash::Sha256;
 use crate::keystore::{self, KeyError, ROOT_KEY, ROOT_PEM};
+use crate::lock::{self, Passphrase};
 use crate::policy;
 
 /// A root and its key.
@@ -53,12 +54,25 @@ impl Root {
     /// # Errors
     /// [`AuthorityError`] when a file is open to others, locked, or the pair does not fit.
     pub fn open(dir: &Path) -> Result<Option<Self>, AuthorityError> {
-        Self::open_as(dir, ROOT_KEY, ROOT_PEM)
+        Self::open_as(dir, ROOT_KEY, ROOT_PEM, keystore::read_key)
     }
 
-    pub(crate) fn open_as(dir: &Path, key_name: &str, pem_name: &str) -> Result<Option<Self>, AuthorityError> {
+    /// The same with a passphrase, which opens a locked key.
+    ///
+    /// # Errors
+    /// As [`Root::open`]; [`KeyError::WrongPassphrase`].
+    pub fn unlock(dir: &Path, passphrase: &Passphrase) -> Result<Option<Self>, AuthorityError> {
+        Self::open_as(dir, ROOT_KEY, ROOT_PEM, |path| lock::open_key(path, passphrase))
+    }
+
+    pub(crate) fn open_as(
+        dir: &Path,
+        key_name: &str,
+        pem_name: &str,
+        read: impl FnOnce(&Path) -> Result<PrivatePkcs8KeyDer<'static>, KeyError>,
+    ) -> Result<Option<Self>, AuthorityError> {
         let (key_path, pem_path) = (dir.join(key_name), dir.join(pem_name));
-        let key = match CaKey::read(&key_path) {
+        let key = match CaKey::read(&key_path, read) {
             Ok(key) => key,
             Err(KeyError::File(FileError::Missing { .. })) => return Ok(None),
             Err(error) => return Err(error.into()),
