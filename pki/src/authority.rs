@@ -523,7 +523,7 @@ mod tests {
             },
             "not a link",
         );
-        check_key(|key| drop(fs::copy(&others_key, key).expect("copied")), "is not the key of the certificate");
+        check_key(|key| assert!(fs::copy(&others_key, key).expect("copied") > 0), "is not the key of the certificate");
         check_key(rewrite(|text| text[..text.len() / 2].to_owned()), "cut short");
         check_key(rewrite(|text| text.clone() + &text), "holds 2 sections");
         check_key(|key| fs::remove_file(key).expect("removed"), "is missing");

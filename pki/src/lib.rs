@@ -5,6 +5,7 @@
 //! | [`authority`] | the root and the issuing CAs: makes certificates and revocation lists |
 //! | [`bundle`], [`crl`] | what every node must hold to judge others, and what of it is taken from whom |
 //! | [`registry`] | which nodes exist, which tokens are live; the audit log |
+//! | [`journal`] | hash-chained lines: the audit log and its copies at the parent |
 //! | [`token`], [`enrol`] | how a new node joins |
 //! | [`renew`] | how a node gets its next certificate, and a province its CA |
 //! | [`policy`], [`trust`] | who a certificate speaks for; whether its chain holds |
@@ -13,8 +14,8 @@
 //! | [`keystore`] | a node's keys and certificates on disk |
 //! | [`lock`] | CA keys encrypted with a passphrase |
 //!
-//! No network and no async. Files only in `keystore`, `registry` and the module `files` below them. Never reads the
-//! clock: every call takes the time. Does not know what a queue or a message is. Specification: DESIGN §3,
+//! No network and no async. Files only in `keystore`, `lock`, `registry`, `journal`, `backup` and the module `files`
+//! below them. Never reads the clock: every call takes the time. Does not know what a queue or a message is. Specification: DESIGN §3,
 //! `research/pki.md`.
 
 pub mod authority;
@@ -25,6 +26,7 @@ pub mod csr;
 pub mod enrol;
 mod files;
 pub mod hash;
+pub mod journal;
 pub mod keystore;
 pub mod lock;
 pub mod policy;

@@ -26,7 +26,7 @@ use crate::hash::Sha256;
 use crate::keystore::{self, KeyError};
 use crate::token::{Secret, Token};
 
-pub use audit::Entry;
+pub use audit::{AuditLog, Entry};
 pub use record::{
     AuthorityRequest, Binding, CertificateRecord, NodeRecord, NoticeRecord, RevocationRecord, TokenRecord, TokenState,
 };
@@ -167,7 +167,7 @@ struct Content {
 pub struct Registry {
     path: PathBuf,
     content: Content,
-    audit: audit::AuditLog,
+    audit: AuditLog,
     _lock: File,
 }
 
@@ -185,7 +185,7 @@ impl Registry {
             Err(FileError::Missing { .. }) => Content::default(),
             Err(error) => return Err(error.into()),
         };
-        let audit = audit::AuditLog::open(&dir.join(AUDIT_LOG))?;
+        let audit = AuditLog::open(&dir.join(AUDIT_LOG))?;
         Ok(Self { path, content, audit, _lock: lock })
     }
 
@@ -278,6 +278,11 @@ impl Registry {
         let cancelled = token.clone();
         self.commit(next, &Entry { actor: by, ..Entry::of_token(&cancelled, "token_cancelled", now_ms) })?;
         Ok(cancelled.id)
+    }
+
+    /// The audit log, for what changes nothing here but has to be told, and for the copy at the parent.
+    pub const fn audit(&mut self) -> &mut AuditLog {
+        &mut self.audit
     }
 
     /// The id under which a name is known: by a certificate, or promised by a token. One that was revoked is not given
@@ -636,6 +641,7 @@ fn hold(path: &Path) -> Result<File, RegistryError> {
         .truncate(false)
         .mode(0o600)
         .open(path)
+        .and_then(|file| files::adopt(&file, path).map(|()| file))
         .map_err(files::io_at(path))?;
     match file.try_lock() {
         Ok(()) => Ok(file),

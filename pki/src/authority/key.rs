@@ -19,12 +19,15 @@ impl CaKey {
         Self(Arc::new(key))
     }
 
-    /// Reads a PKCS #8 file.
-    pub(crate) fn read(path: &Path) -> Result<Self, KeyError> {
-        let der = keystore::read_key(path)?;
-        let key =
-            KeyPair::try_from(&der).map_err(|error| KeyError::Pem { path: path.to_owned(), why: error.to_string() })?;
-        Ok(Self::new(key))
+    /// Reads a PKCS #8 file with `read`, which may know a passphrase.
+    pub(crate) fn read(
+        path: &Path,
+        read: impl FnOnce(&Path) -> Result<PrivatePkcs8KeyDer<'static>, KeyError>,
+    ) -> Result<Self, KeyError> {
+        let mut der = read(path)?;
+        let key = KeyPair::try_from(&der);
+        der.zeroize();
+        key.map(Self::new).map_err(|error| KeyError::Pem { path: path.to_owned(), why: error.to_string() })
     }
 }
 

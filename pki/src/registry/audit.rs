@@ -1,18 +1,19 @@
-//! The audit log: one JSON object a line, synced before what it tells of takes effect, never rewritten.
+//! What is written into the audit log: one JSON object a line, synced before what it tells of takes effect, chained by
+//! [`crate::journal`].
 
-use std::fs::{File, OpenOptions};
-use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use bytes::Bytes;
 use serde::Serialize;
 use tram_proto::id::NodeId;
+use tram_proto::limits;
 use tram_proto::name::{NodeName, Role};
 
 use super::TokenRecord;
 use crate::authority::{Issued, Subject};
 use crate::clock::Utc;
-use crate::files::{self, FileError};
+use crate::files::FileError;
+use crate::journal::{ExtendError, Head, Log};
 
 /// One line. Empty parts are left out.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -57,15 +58,33 @@ pub struct Entry<'a> {
     /// When the certificate or token ends, RFC 3339.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub until: Option<String>,
+    /// What else there is to say.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub detail: String,
+}
+
+/// An entry with its place in the chain.
+#[derive(Serialize)]
+struct Line<'a> {
+    n: u64,
+    prev: String,
+    #[serde(flatten)]
+    entry: &'a Entry<'a>,
 }
 
 impl Entry<'_> {
     pub(super) fn of(what: &str, event: &'static str, now_ms: u64) -> Self {
-        Self { at: Utc(now_ms).to_string(), event, name: Some(what.to_owned()), ..Self::default() }
+        Self { name: Some(what.to_owned()), ..Self::new(event, now_ms) }
     }
 
     pub(super) fn of_node(id: NodeId, name: &NodeName, role: Role, event: &'static str, now_ms: u64) -> Self {
         Self { node: Some(id.to_string()), role: Some(role.as_str()), ..Self::of(name.as_str(), event, now_ms) }
+    }
+
+    /// An entry without particulars: fill in what there is.
+    #[must_use]
+    pub fn new(event: &'static str, now_ms: u64) -> Self {
+        Self { at: Utc(now_ms).to_string(), event, ..Self::default() }
     }
 
     pub(super) fn of_token(token: &TokenRecord, event: &'static str, now_ms: u64) -> Self {
@@ -96,34 +115,66 @@ impl Entry<'_> {
     }
 }
 
+/// This node's audit log, open for more.
 #[derive(Debug)]
-pub(super) struct AuditLog {
-    path: PathBuf,
-    file: File,
-    /// The last line may be incomplete: the next one begins with a line break.
-    torn: bool,
-}
+pub struct AuditLog(Log);
 
 impl AuditLog {
     pub(super) fn open(path: &Path) -> Result<Self, FileError> {
-        let at = || files::io_at(path);
-        let mut file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path).map_err(at())?;
-        let mut torn = false;
-        if file.metadata().map_err(at())?.len() > 0 {
-            let mut last = [0];
-            file.seek(SeekFrom::End(-1)).and_then(|_| file.read_exact(&mut last)).map_err(at())?;
-            torn = last != *b"\n";
-        }
-        files::sync_parent(path)?;
-        Ok(Self { path: path.to_owned(), file, torn })
+        Log::open(path).map(Self)
     }
 
-    pub(super) fn append(&mut self, entry: &Entry<'_>) -> Result<(), FileError> {
-        let mut line = if self.torn { b"\n".to_vec() } else { Vec::new() };
-        serde_json::to_writer(&mut line, entry).map_err(|error| files::io_at(&self.path)(error.into()))?;
-        line.push(b'\n');
-        let written = self.file.write_all(&line).and_then(|()| self.file.sync_data());
-        self.torn = written.is_err();
-        written.map_err(files::io_at(&self.path))
+    #[cfg(test)]
+    pub(super) fn fill_disk(&mut self) {
+        self.0.fill_disk();
+    }
+
+    /// Appends a line; it is on disk when this returns.
+    ///
+    /// # Errors
+    /// [`FileError`]: nothing was appended.
+    pub fn append(&mut self, entry: &Entry<'_>) -> Result<(), FileError> {
+        let cut = self.0.take_cut();
+        if cut > 0 {
+            let detail = format!("{cut} bytes of a line that had not taken effect were cut off");
+            let told = Entry { at: entry.at.clone(), event: "torn_line_cut", detail, ..Entry::default() };
+            self.add(&told)?;
+        }
+        self.add(entry)
+    }
+
+    fn add(&mut self, entry: &Entry<'_>) -> Result<(), FileError> {
+        self.0.append(|n, prev| serde_json::to_vec(&Line { n, prev: prev.to_string(), entry }))
+    }
+
+    /// Where it ends.
+    #[must_use]
+    pub fn head(&self) -> Head {
+        self.0.head()
+    }
+
+    /// Where it ended when it had so many lines; `None` when it never had.
+    ///
+    /// # Errors
+    /// [`FileError`].
+    pub fn head_at(&self, number: u64) -> Result<Option<Head>, FileError> {
+        self.0.head_at(number)
+    }
+
+    /// Whole lines from number `number` on, without their line breaks: at most `max_bytes` of them, and at least one where
+    /// there is one. All are on disk.
+    ///
+    /// # Errors
+    /// [`FileError`].
+    pub fn since(&mut self, number: u64, max_bytes: usize) -> Result<Vec<Bytes>, FileError> {
+        self.0.since(number, max_bytes, limits::JOURNAL_LINES)
+    }
+
+    /// Takes back lines that a restored log lost and the parent's copy has.
+    ///
+    /// # Errors
+    /// [`ExtendError`].
+    pub fn extend(&mut self, first: u64, lines: &[Bytes]) -> Result<Head, ExtendError> {
+        self.0.extend(first, lines)
     }
 }

@@ -93,6 +93,18 @@ fn a_failed_write_changes_nothing() {
 }
 
 #[test]
+fn row_20_without_an_audit_line_nothing_takes_effect() {
+    let overlay = Overlay::new("tram.internal");
+    let mut registry = open(&overlay);
+    let before = fs::read(overlay.dir().join(REGISTRY_JSON)).expect("readable");
+    registry.audit.fill_disk();
+    let error = registry.new_token(overlay.authority(), &order("can-tho"), NOW_MS).expect_err("full").to_string();
+    assert!(error.contains("audit.log"), "{error}");
+    assert_eq!(registry.tokens().count(), 0);
+    assert_eq!(fs::read(overlay.dir().join(REGISTRY_JSON)).expect("readable"), before);
+}
+
+#[test]
 fn one_process_at_a_time_holds_it() {
     let overlay = Overlay::new("tram.internal");
     let held = open(&overlay);
