@@ -27,8 +27,7 @@ use crate::keystore::{self, KeyError, ROOT_PEM};
 use crate::policy::{self, Ca, PolicyError, ms};
 use crate::trust::{Trust, TrustError};
 
-/// The bundle's file.
-pub const BUNDLE_BIN: &str = "bundle.bin";
+pub use crate::keystore::BUNDLE_BIN;
 /// CA certificates kept: twice the provinces, and more while keys are exchanged.
 const AUTHORITIES: usize = 1000;
 /// How long an expired CA's certificate and list are kept, in milliseconds: as long as a node may renew after expiry.

@@ -37,6 +37,7 @@ pub enum CsrError {
 pub struct LeafKey {
     pub(crate) spki: SubjectPublicKeyInfo,
     hash: Sha256,
+    wishes: &'static str,
 }
 
 impl LeafKey {
@@ -66,7 +67,13 @@ impl LeafKey {
             .verify(info.raw, csr.signature_value.data.as_ref())
             .map_err(|_| CsrError::Signature)?;
         let spki = SubjectPublicKeyInfo::from_der(key.raw).map_err(|_| CsrError::Algorithm)?;
-        Ok(Self { hash: Sha256::of(&spki.subject_public_key_info()), spki })
+        let wishes = match (info.subject.iter().count(), info.attributes().len()) {
+            (0, 0) => "",
+            (_, 0) => "the request asked for a subject of its own; ignored",
+            (0, _) => "the request asked for extensions; ignored",
+            _ => "the request asked for a subject of its own and for extensions; ignored",
+        };
+        Ok(Self { hash: Sha256::of(&spki.subject_public_key_info()), spki, wishes })
     }
 
     /// The public half of a key made on this machine.
@@ -79,20 +86,26 @@ impl LeafKey {
         if !key.is_compatible(&PKCS_ECDSA_P256_SHA256) {
             return Err(CsrError::Algorithm);
         }
-        Ok(Self { spki, hash: Sha256::of(&der) })
+        Ok(Self { spki, hash: Sha256::of(&der), wishes: "" })
     }
 
     /// A key that a CA certificate names: its holder proved it when that was made.
     pub(crate) fn of_spki(spki: &[u8]) -> Result<Self, CsrError> {
         let hash = Sha256::of(spki);
         let spki = SubjectPublicKeyInfo::from_der(spki).map_err(|_| CsrError::Algorithm)?;
-        Ok(Self { spki, hash })
+        Ok(Self { spki, hash, wishes: "" })
     }
 
     /// SHA-256 of the key's SubjectPublicKeyInfo: how the registry remembers it.
     #[must_use]
     pub const fn hash(&self) -> Sha256 {
         self.hash
+    }
+
+    /// What the request asked for beyond its key, in words for the audit log; empty when nothing.
+    #[must_use]
+    pub const fn wishes(&self) -> &'static str {
+        self.wishes
     }
 }
 
@@ -122,11 +135,12 @@ mod tests {
     fn a_plain_request_gives_its_key() {
         let key = fixtures::key();
         let taken = LeafKey::from_csr(&request(&key).expect("request")).expect("accepted");
+        assert_eq!(taken.wishes(), "");
         assert_eq!(taken.hash(), LeafKey::of(&key).expect("P-256").hash());
     }
 
     #[test]
-    fn wishes_in_a_request_are_ignored() {
+    fn row_01_wishes_in_a_request_are_ignored() {
         let mut params =
             CertificateParams::new(vec!["central.tram.internal".to_owned(), "10.0.0.1".to_owned()]).expect("names");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -134,6 +148,7 @@ mod tests {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::Other(vec![1, 2, 3])];
         let csr = params.serialize_request(&fixtures::key()).expect("request");
         let key = LeafKey::from_csr(csr.der()).expect("accepted");
+        assert!(key.wishes().contains("subject") && key.wishes().contains("extensions"), "{}", key.wishes());
         let overlay = fixtures::Overlay::new("tram.internal");
         let issued = overlay.issue(&key, "can-tho", fixtures::NOW_MS);
         let peer = overlay.trust().verify(&overlay.chain(&issued), fixtures::NOW_MS).expect("a plain node");
@@ -141,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_requests_are_refused_with_their_cause() {
+    fn row_02_bad_requests_are_refused_with_their_cause() {
         check(b"", Err(CsrError::Malformed));
         check(b"garbage", Err(CsrError::Malformed));
         check(&vec![0x30; limits::CSR_BYTES + 1], Err(CsrError::Large(limits::CSR_BYTES + 1)));
@@ -157,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_signed_with_another_key_is_refused() {
+    fn row_02_a_request_signed_with_another_key_is_refused() {
         // The last byte lies in the signature's second integer, whatever its length.
         let mut broken = plain();
         *broken.last_mut().expect("not empty") ^= 1;

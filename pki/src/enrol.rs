@@ -6,6 +6,7 @@
 //! expires and gets the same certificate (a lost answer); another key freezes it. DESIGN §3, `research/pki.md` §4 "Join".
 
 mod client;
+pub mod offline;
 mod server;
 
 use aws_lc_rs::hmac;

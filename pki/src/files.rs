@@ -157,6 +157,12 @@ pub(crate) fn adopt(file: &File, path: &Path) -> io::Result<()> {
     std::os::unix::fs::fchown(file, Some(dir.uid()), Some(dir.gid()))
 }
 
+/// Gives a file another name in its directory, durably, in place of whatever had it.
+pub(crate) fn rename(from: &Path, to: &Path) -> Result<(), FileError> {
+    fs::rename(from, to).map_err(io_at(from))?;
+    sync_parent(to)
+}
+
 pub(crate) fn parent(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }

@@ -17,7 +17,7 @@ use crate::authority::{Authority, Issued, Root, Subject};
 use crate::bundle::{Bundle, ObjectError};
 use crate::clock::Clock;
 use crate::csr::LeafKey;
-use crate::enrol::{Clocks, Joined};
+use crate::enrol::Joined;
 use crate::hash::Sha256;
 use crate::keystore::{self, NodeKeys};
 use crate::registry::Registry;
@@ -91,7 +91,7 @@ impl Overlay {
     pub(crate) fn node(&self, name: &str) -> NodeKeys {
         let machine = tempfile::tempdir().expect("temporary directory");
         let dir = machine.path().join("pki");
-        let key = keystore::joining_key(&dir).expect("key");
+        let key = keystore::stage(&dir, "test").expect("key");
         let issued = self.issue(&LeafKey::of(&key).expect("P-256"), name, NOW_MS);
         let subject = subject(name);
         let joined = Joined {
@@ -102,7 +102,7 @@ impl Overlay {
             role: subject.role,
             zone: self.authority.zone().clone(),
             uplink: Uplink { node: "central".parse().expect("name"), addresses: Vec::new() },
-            clocks: Clocks { own_ms: NOW_MS, server_ms: NOW_MS },
+            bundle: bytes::Bytes::new(),
         };
         NodeKeys::install(&dir, &joined).expect("installed")
     }
@@ -186,7 +186,7 @@ impl Tree {
         let dir = temporary.path().join("pki");
         let subject =
             Subject { id: NodeId(Sha256::of(name.as_bytes()).0[..16].try_into().expect("16")), ..subject(name) };
-        let key = keystore::joining_key(&dir).expect("key");
+        let key = keystore::stage(&dir, "test").expect("key");
         let issued =
             self.central.authority.issue(&LeafKey::of(&key).expect("P-256"), &subject, now_ms).expect("issued");
         self.registry.renewed(&subject, &issued, "test").expect("written");
@@ -198,7 +198,7 @@ impl Tree {
             role: subject.role,
             zone: self.root.zone().clone(),
             uplink: Uplink { node: "central".parse().expect("name"), addresses: Vec::new() },
-            clocks: Clocks { own_ms: now_ms, server_ms: now_ms },
+            bundle: bytes::Bytes::new(),
         };
         let keys = NodeKeys::install(&dir, &joined).expect("installed");
         let csr = Authority::request(&dir).expect("a key");

@@ -39,6 +39,10 @@ pub const CA_KEY: &str = "ca.key";
 pub const NODE_PEM: &str = "node.pem";
 /// The node's private key.
 pub const NODE_KEY: &str = "node.key";
+/// The private key that a certificate is being asked for: it becomes [`NODE_KEY`] when the certificate is there.
+pub const NODE_KEY_NEXT: &str = "node.key.next";
+/// What a node knows of trust beyond its root: judged when it is read, never when it is written.
+pub const BUNDLE_BIN: &str = "bundle.bin";
 /// 64 random bytes from which QUIC's stateless reset tokens are made.
 pub const QUIC_RESET_KEY: &str = "quic-reset.key";
 /// 64 random bytes from which QUIC's address tokens are made.
@@ -205,25 +209,114 @@ pub(crate) fn key_of(path: &Path, bytes: &[u8]) -> Result<PrivatePkcs8KeyDer<'st
     }
 }
 
-/// The key a joining node asks a certificate for: written durably before it is first used, and the same one on every
-/// later try, so that a lost answer never strands the token.
+/// A key that waits for its certificate, and what the certificate is being asked with.
+#[derive(Debug)]
+pub struct Staged {
+    /// `token ID`, or another word of the asker's.
+    pub occasion: String,
+    /// The key.
+    pub key: KeyPair,
+}
+
+/// The key to ask a certificate with on this occasion: written durably before it is first used, and the same one on every
+/// later try of the same occasion, so that a lost answer strands nobody. The node's pair in use stays as it is.
 ///
 /// # Errors
-/// [`KeyError`]; [`FileError::Exists`] when `dir` already holds a node's certificate.
-pub(crate) fn joining_key(dir: &Path) -> Result<KeyPair, KeyError> {
+/// [`KeyError`].
+pub fn stage(dir: &Path, occasion: &str) -> Result<KeyPair, KeyError> {
     files::make_dir(dir)?;
-    files::must_not_exist(&dir.join(NODE_PEM))?;
-    let path = dir.join(NODE_KEY);
-    match read_key(&path) {
-        Ok(der) => KeyPair::from_pkcs8_der_and_sign_algo(&der, &PKCS_ECDSA_P256_SHA256)
-            .map_err(|error| KeyError::Pem { path, why: error.to_string() }),
-        Err(KeyError::File(FileError::Missing { .. })) => {
-            let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(|_| KeyError::Random)?;
-            write_key(&path, &key)?;
-            Ok(key)
-        }
-        Err(error) => Err(error),
+    settle(dir)?;
+    if let Some(staged) = staged(dir)?
+        && staged.occasion == occasion
+    {
+        return Ok(staged.key);
     }
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(|_| KeyError::Random)?;
+    // Text before the section is no part of the PEM; it stays with the key when the key comes into use.
+    let text = format!("{occasion}\n{}", key.serialize_pem());
+    files::write(&dir.join(NODE_KEY_NEXT), text.as_bytes(), Access::Secret)?;
+    Ok(key)
+}
+
+/// The key that waits for its certificate, if one does.
+///
+/// # Errors
+/// [`KeyError`].
+pub fn staged(dir: &Path) -> Result<Option<Staged>, KeyError> {
+    let path = dir.join(NODE_KEY_NEXT);
+    let der = match read_key(&path) {
+        Ok(der) => der,
+        Err(KeyError::File(FileError::Missing { .. })) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let key = KeyPair::from_pkcs8_der_and_sign_algo(&der, &PKCS_ECDSA_P256_SHA256)
+        .map_err(|error| KeyError::Pem { path: path.clone(), why: error.to_string() })?;
+    Ok(Some(Staged { occasion: occasion(&path)?, key }))
+}
+
+/// The occasion on which the key in use was made: none for a key of an earlier release.
+///
+/// # Errors
+/// [`KeyError`].
+pub fn occasion_in_use(dir: &Path) -> Result<String, KeyError> {
+    occasion(&dir.join(NODE_KEY))
+}
+
+fn occasion(path: &Path) -> Result<String, KeyError> {
+    let bytes = files::read(path, Access::Secret)?;
+    let first = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let text = if first.starts_with(b"-----") { String::new() } else { String::from_utf8_lossy(first).into_owned() };
+    Ok(text)
+}
+
+/// Puts the certificate of the staged key into use, and the key with it. At every moment the old pair or the new one is
+/// whole: the certificate is replaced first, and as long as [`NODE_KEY`] is not its key, [`NODE_KEY_NEXT`] is.
+///
+/// # Errors
+/// [`KeyError`]; [`KeyError::Mismatch`] when the staged key is not the certificate's.
+pub fn commit_staged(dir: &Path, chain: &[CertificateDer<'static>]) -> Result<(), KeyError> {
+    let (next, certificate) = (dir.join(NODE_KEY_NEXT), dir.join(NODE_PEM));
+    if !chain.first().is_some_and(|leaf| read_key(&next).is_ok_and(|key| is_key_of(&key, leaf))) {
+        return Err(KeyError::Mismatch { key: next, certificate });
+    }
+    write_certificates(&certificate, chain)?;
+    settle(dir)
+}
+
+fn is_key_of(key: &PrivatePkcs8KeyDer<'_>, leaf: &CertificateDer<'_>) -> bool {
+    let Ok(key) = KeyPair::from_pkcs8_der_and_sign_algo(key, &PKCS_ECDSA_P256_SHA256) else { return false };
+    policy::parse(leaf).is_ok_and(|leaf| leaf.public_key().subject_public_key.data.as_ref() == key.public_key_raw())
+}
+
+/// Ends what a crash left half done: a staged key whose certificate is in use comes into use too.
+fn settle(dir: &Path) -> Result<(), KeyError> {
+    let next = dir.join(NODE_KEY_NEXT);
+    let Ok(chain) = read_certificates(&dir.join(NODE_PEM)) else { return Ok(()) };
+    let certified =
+        |path: &Path| chain.first().is_some_and(|leaf| read_key(path).is_ok_and(|key| is_key_of(&key, leaf)));
+    if !certified(&dir.join(NODE_KEY)) && certified(&next) {
+        match files::rename(&next, &dir.join(NODE_KEY)) {
+            // Another process was quicker.
+            Err(FileError::Missing { .. }) if certified(&dir.join(NODE_KEY)) => {}
+            renamed => renamed?,
+        }
+    }
+    Ok(())
+}
+
+/// Whose certificate `dir` holds, and of which zone: also when the key is lost or spoilt. `None` where there is none.
+///
+/// # Errors
+/// [`KeyError`] when root or certificate cannot be read.
+pub fn resident(dir: &Path) -> Result<Option<(Zone, Peer)>, KeyError> {
+    let path = dir.join(NODE_PEM);
+    let chain = match read_certificates(&path) {
+        Err(KeyError::File(FileError::Missing { .. })) => return Ok(None),
+        read => read?,
+    };
+    let trust = load_trust(&dir.join(ROOT_PEM))?;
+    let peer = trust.peer_of(&chain).map_err(|error| KeyError::Chain { path, source: error.into() })?;
+    Ok(Some((trust.zone().clone(), peer)))
 }
 
 /// Reads a trust anchor, such as [`ROOT_PEM`], for whoever has no keys and only judges others: an offline receipt check.
@@ -258,12 +351,12 @@ impl fmt::Debug for QuicSecret {
     }
 }
 
-fn write_node(dir: &Path, chain: &[CertificateDer<'static>]) -> Result<(), KeyError> {
+/// What a new node needs beside its pair. The pair comes last: where it stands, the rest is complete.
+fn write_quic_secrets(dir: &Path) -> Result<(), KeyError> {
     for name in [QUIC_RESET_KEY, QUIC_TOKEN_KEY] {
         files::write(&dir.join(name), &random::<64>()?, Access::Secret)?;
     }
-    // The certificate comes last: where it stands, the rest is complete.
-    write_certificates(&dir.join(NODE_PEM), chain)
+    Ok(())
 }
 
 /// Why an overlay could not be founded.
@@ -287,13 +380,14 @@ pub enum FoundError {
 /// [`FoundError`]; nothing that exists is overwritten.
 pub fn found(dir: &Path, zone: &Zone, name: &NodeName, now_ms: u64) -> Result<NodeKeys, FoundError> {
     let authority = Authority::create(dir, zone, now_ms)?;
-    let key = joining_key(dir)?;
+    let key = stage(dir, "founder")?;
     let subject = Subject { id: random_node_id()?, name: name.clone(), role: Role::Central };
     let mut registry = Registry::open(dir)?;
     let leaf_key = LeafKey::of(&key).map_err(|_| KeyError::Random)?;
     let issued = authority.issue(&leaf_key, &subject, now_ms)?;
     registry.record_founder(&subject, &issued)?;
-    write_node(dir, &[issued.certificate, authority.certificate().clone()])?;
+    write_quic_secrets(dir)?;
+    commit_staged(dir, &[issued.certificate, authority.certificate().clone()])?;
     Ok(NodeKeys::load(dir)?)
 }
 
@@ -316,6 +410,7 @@ impl NodeKeys {
     /// [`KeyError`].
     pub fn load(dir: &Path) -> Result<Self, KeyError> {
         files::check_dir(dir)?;
+        settle(dir)?;
         let (root_path, chain_path, key_path) = (dir.join(ROOT_PEM), dir.join(NODE_PEM), dir.join(NODE_KEY));
         let trust = load_trust(&root_path)?;
         let chain = read_certificates(&chain_path)?;
@@ -344,14 +439,24 @@ impl NodeKeys {
         })
     }
 
-    /// Writes what a join brought to `dir`, beside the key [`crate::enrol::Joining`] put there, and loads it.
+    /// Puts into use what a join brought, with the key [`crate::enrol::Joining`] put into `dir`, and loads it. What else is
+    /// there stays: a node that joins again keeps its roots, beside the one it brought.
     ///
     /// # Errors
-    /// [`KeyError`].
+    /// [`KeyError`]; what was in use before still is.
     pub fn install(dir: &Path, joined: &Joined) -> Result<Self, KeyError> {
-        files::must_not_exist(&dir.join(NODE_PEM))?;
-        write_certificates(&dir.join(ROOT_PEM), std::slice::from_ref(&joined.root))?;
-        write_node(dir, &joined.chain)?;
+        let again = dir.join(NODE_PEM).exists();
+        let mut roots = vec![joined.root.clone()];
+        if again {
+            roots.extend(read_certificates(&dir.join(ROOT_PEM))?.into_iter().filter(|root| *root != joined.root));
+        } else {
+            write_quic_secrets(dir)?;
+        }
+        write_certificates(&dir.join(ROOT_PEM), &roots)?;
+        if !joined.bundle.is_empty() {
+            files::write(&dir.join(BUNDLE_BIN), &joined.bundle, Access::Public)?;
+        }
+        commit_staged(dir, &joined.chain)?;
         Self::load(dir)
     }
 
@@ -496,9 +601,62 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_has_joined_does_not_join_again() {
+    fn the_same_occasion_finds_the_same_key_and_another_makes_a_new_one() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let key = |occasion| stage(&dir.path().join("pki"), occasion).expect("staged").public_key_raw().to_vec();
+        let first = key("token 1");
+        assert_eq!(key("token 1"), first);
+        assert_ne!(key("token 2"), first);
+        assert_ne!(key("token 1"), first, "a key that another took the place of does not come back");
+    }
+
+    /// A node, its new certificate, and the steps of putting it into use, of which only so many are done.
+    fn replaced(overlay: &Overlay, steps: usize) -> NodeKeys {
+        let dir = overlay.dir();
+        let key = stage(dir, "renewal").expect("staged");
+        let issued = overlay.issue(&LeafKey::of(&key).expect("P-256"), "can-tho", NOW_MS);
+        let chain = overlay.chain(&issued);
+        match steps {
+            0 => {}
+            1 => write_certificates(&dir.join(NODE_PEM), &chain).expect("written"),
+            _ => commit_staged(dir, &chain).expect("committed"),
+        }
+        NodeKeys::load(dir).expect("a whole pair")
+    }
+
+    #[test]
+    fn row_20_a_power_cut_while_a_pair_is_replaced_leaves_the_old_or_the_new_one() {
+        for (steps, name) in [(0, "central"), (1, "can-tho"), (2, "can-tho")] {
+            let overlay = Overlay::new("tram.internal");
+            let keys = replaced(&overlay, steps);
+            assert_eq!(keys.identity().name.as_str(), name, "after {steps} steps");
+            let again = NodeKeys::load(overlay.dir()).expect("loads again");
+            assert_eq!(again.chain(), keys.chain());
+            assert_eq!(staged(overlay.dir()).expect("readable").is_some(), steps == 0);
+            assert_eq!(
+                occasion_in_use(overlay.dir()).expect("readable"),
+                if steps == 0 { "founder" } else { "renewal" }
+            );
+        }
+    }
+
+    #[test]
+    fn a_new_key_staged_after_a_power_cut_does_not_lose_the_one_in_use() {
         let overlay = Overlay::new("tram.internal");
-        let error = joining_key(overlay.dir()).expect_err("has a certificate").to_string();
-        assert!(error.contains("node.pem") && error.contains("exists already"), "{error}");
+        let key = stage(overlay.dir(), "renewal").expect("staged");
+        let issued = overlay.issue(&LeafKey::of(&key).expect("P-256"), "can-tho", NOW_MS);
+        write_certificates(&overlay.dir().join(NODE_PEM), &overlay.chain(&issued)).expect("written");
+        stage(overlay.dir(), "another").expect("staged");
+        assert_eq!(NodeKeys::load(overlay.dir()).expect("loads").identity().name.as_str(), "can-tho");
+    }
+
+    #[test]
+    fn a_certificate_of_another_key_is_not_put_into_use() {
+        let overlay = Overlay::new("tram.internal");
+        stage(overlay.dir(), "renewal").expect("staged");
+        let issued = overlay.issue(&LeafKey::of(&crate::fixtures::key()).expect("P-256"), "can-tho", NOW_MS);
+        let error = commit_staged(overlay.dir(), &overlay.chain(&issued)).expect_err("another key");
+        assert!(matches!(error, KeyError::Mismatch { .. }), "{error}");
+        assert_eq!(NodeKeys::load(overlay.dir()).expect("loads").identity().name.as_str(), "central");
     }
 }

@@ -228,10 +228,7 @@ impl Registry {
         order: &TokenOrder,
         now_ms: u64,
     ) -> Result<Token, RegistryError> {
-        let known = self.content.nodes.get(&order.name);
-        if order.role == Role::Central || known.is_some_and(|node| node.role == Role::Central) {
-            return Err(RegistryError::Central(order.name.clone()));
-        }
+        let node = self.id_for(&order.name, order.role)?;
         if !(60_000..=TOKEN_MAX_MS).contains(&order.lifetime_ms) {
             return Err(RegistryError::Lifetime);
         }
@@ -248,10 +245,6 @@ impl Registry {
             name: order.name.clone(),
             join: order.join.clone(),
             uplink: order.uplink.clone(),
-        };
-        let node = match self.id_of(&order.name) {
-            Some(id) => id,
-            None => keystore::random_node_id()?,
         };
         let mut next = self.content.clone();
         next.tokens.retain(|_, old| old.expires_ms.saturating_add(REMEMBER_MS) > now_ms);
@@ -551,7 +544,7 @@ impl Registry {
     }
 
     /// Binds a token to a key and keeps the certificate made for it.
-    pub(crate) fn bind(&mut self, id: TokenId, issued: &Issued, source: &str) -> Result<(), RegistryError> {
+    pub(crate) fn bind(&mut self, id: TokenId, issued: &Issued, source: &str, note: &str) -> Result<(), RegistryError> {
         let mut next = self.content.clone();
         let Some(token) = next.tokens.get_mut(&id) else {
             return Err(RegistryError::NoToken(id.to_string()));
@@ -563,7 +556,38 @@ impl Registry {
         let entry = Entry {
             token: Some(record.id.to_string()),
             source,
+            detail: note.to_owned(),
             ..Entry::of_certificate(&subject, issued, "certificate_issued")
+        };
+        self.commit(next, &entry)
+    }
+
+    /// The id a node of this name and role has or is to have.
+    pub(crate) fn id_for(&self, name: &NodeName, role: Role) -> Result<NodeId, RegistryError> {
+        if role == Role::Central || self.node(name).is_some_and(|node| node.role == Role::Central) {
+            return Err(RegistryError::Central(name.clone()));
+        }
+        self.id_of(name).map_or_else(|| Ok(keystore::random_node_id()?), Ok)
+    }
+
+    /// Keeps a certificate that was issued on a person's word, without a token. A live token for the name ends.
+    pub(crate) fn admit(
+        &mut self,
+        subject: &Subject,
+        issued: &Issued,
+        by: &str,
+        note: &str,
+    ) -> Result<(), RegistryError> {
+        let mut next = self.content.clone();
+        for old in next.tokens.values_mut().filter(|old| old.name == subject.name) {
+            old.end();
+        }
+        next.add_certificate(subject, issued);
+        let entry = Entry {
+            actor: by,
+            source: "file",
+            detail: note.to_owned(),
+            ..Entry::of_certificate(subject, issued, "certificate_issued")
         };
         self.commit(next, &entry)
     }

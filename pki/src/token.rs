@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn every_cut_is_called_a_cut() {
+    fn row_03_every_cut_is_called_a_cut() {
         let text = token().to_text();
         for end in 1..text.len() {
             check(&text[..end], Err(TokenError::CutShort));
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn an_altered_character_never_passes() {
+    fn row_03_an_altered_character_never_passes() {
         let text = token().to_text();
         for at in 0..text.len() {
             for new in ['a', '2', '7', 'A', '.', 'é'] {

@@ -246,10 +246,7 @@ impl Request {
         WireError::limit("join request", bytes.len(), limits::JOIN_FRAME_BYTES)?;
         let w: wire::Request = crate::wire::decode("join request", bytes)?;
         WireError::limit("certificate request", w.csr.len(), limits::CSR_BYTES)?;
-        WireError::limit("version", w.version.len(), limits::LABEL_BYTES)?;
-        if !w.version.bytes().all(|b| b.is_ascii_graphic()) {
-            return Err(WireError::Malformed { what: "version", why: "it has characters other than plain ASCII" });
-        }
+        check_version(&w.version)?;
         Ok(Self {
             token: TokenId(fixed("token id", &w.token)?),
             csr: w.csr,
@@ -258,6 +255,15 @@ impl Request {
             version: w.version,
         })
     }
+}
+
+/// A software version as others may print it.
+pub(crate) fn check_version(version: &str) -> Result<(), WireError> {
+    WireError::limit("version", version.len(), limits::LABEL_BYTES)?;
+    if !version.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err(WireError::Malformed { what: "version", why: "it has characters other than plain ASCII" });
+    }
+    Ok(())
 }
 
 fn fixed<const N: usize>(what: &'static str, bytes: &[u8]) -> Result<[u8; N], WireError> {
@@ -294,7 +300,7 @@ impl Answer {
 }
 
 impl Granted {
-    fn to_wire(&self) -> wire::Granted {
+    pub(crate) fn to_wire(&self) -> wire::Granted {
         wire::Granted {
             chain: self.chain.clone(),
             root: self.root.clone(),
@@ -307,7 +313,7 @@ impl Granted {
         }
     }
 
-    fn from_wire(w: wire::Granted) -> Result<Self, WireError> {
+    pub(crate) fn from_wire(w: wire::Granted) -> Result<Self, WireError> {
         WireError::limit("certificate chain", w.chain.len(), limits::CHAIN_CERTIFICATES)?;
         WireError::limit("uplink addresses", w.uplink_addresses.len(), limits::HELLO_ADDRESSES)?;
         for certificate in w.chain.iter().chain([&w.root]) {

@@ -13,6 +13,7 @@ pub mod join;
 pub mod limits;
 pub mod manifest;
 pub mod name;
+pub mod offline;
 pub mod pki;
 pub mod receipt;
 pub mod row;

@@ -107,6 +107,10 @@ pub const JOURNAL_LINES: usize = 1024;
 pub const ALIASES: usize = 10_000;
 /// Join ports that one CA has opened at nodes below it.
 pub const DOORS: usize = 256;
+/// The file by which a machine without a network asks for a certificate, in bytes.
+pub const REQUEST_FILE_BYTES: usize = CSR_BYTES + 1024;
+/// The file that answers it, in bytes: besides a join answer it carries the bundle, of which revocation lists are most.
+pub const ANSWER_FILE_BYTES: usize = JOIN_FRAME_BYTES + 16 * 1024 * 1024;
 
 /// Length of a Unix socket's path that the kernel accepts, without the closing NUL.
 pub const SOCKET_PATH_BYTES: usize = 107;

@@ -1,8 +1,9 @@
 //! The side that wants to become a node.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use rcgen::KeyPair;
 use rustls_pki_types::CertificateDer;
 use tram_proto::id::NodeId;
@@ -82,8 +83,45 @@ pub enum JoinError {
     #[error("the certificate in the server's answer is not accepted: {0}")]
     Chain(#[from] ChainError),
     /// The certificate is for someone or something else.
-    #[error("the server's answer does not fit the token: its {0} differs; nothing was installed")]
+    #[error("the answer does not fit what was asked: its {0} differs; nothing was installed")]
     Mismatch(&'static str),
+    /// The directory is another node's.
+    #[error(
+        "{dir} is set up already, as node {resident}, and this would make it {wanted}: use another --dir",
+        dir = dir.display()
+    )]
+    Resident {
+        /// The directory of the keys.
+        dir: PathBuf,
+        /// Whose it is, with the zone.
+        resident: String,
+        /// Whose it would be, with the zone where that is known.
+        wanted: String,
+    },
+    /// No request for this name was made here.
+    #[error("this machine has not asked to be node {name}, or has asked anew since: {dir} holds no key that waits for this answer. Run `tram pki csr {name}` here and have that request signed", dir = dir.display())]
+    NotAsked {
+        /// The name in the answer.
+        name: NodeName,
+        /// The directory of the keys.
+        dir: PathBuf,
+    },
+    /// The key in use was made for this token.
+    #[error("{dir} is set up already, with this very token: start the node with `tramd run`, or to give it a new key make a new token", dir = dir.display())]
+    Spent {
+        /// The directory of the keys.
+        dir: PathBuf,
+    },
+    /// The server knows the name under another node id.
+    #[error(
+        "the certificate in the answer is for node id {got}, but this machine has been {known}: its mail would be lost. Was the CA restored from an old backup? Nothing was installed"
+    )]
+    OtherId {
+        /// In the answer.
+        got: NodeId,
+        /// In the certificate here.
+        known: NodeId,
+    },
 }
 
 /// What joining brought. [`crate::keystore::NodeKeys::install`] writes it down.
@@ -103,8 +141,8 @@ pub struct Joined {
     pub zone: Zone,
     /// Whom to dial.
     pub uplink: Uplink,
-    /// Both clocks.
-    pub clocks: Clocks,
+    /// What the answer brought beyond that for [`keystore::BUNDLE_BIN`]; may be empty.
+    pub bundle: Bytes,
 }
 
 /// A join under way.
@@ -113,18 +151,76 @@ pub struct Joining {
     token: Token,
     key: KeyPair,
     csr: Vec<u8>,
+    /// The node that lives here already and joins again.
+    known: Option<NodeId>,
+}
+
+/// Which node lives in `dir`, if one does: only the one that is wanted may ask for another certificate there.
+pub(super) fn resident(dir: &Path, zone: Option<&Zone>, name: &NodeName) -> Result<Option<NodeId>, JoinError> {
+    let Some((at, peer)) = keystore::resident(dir)? else { return Ok(None) };
+    if peer.name == *name && zone.is_none_or(|zone| *zone == at) {
+        return Ok(Some(peer.id));
+    }
+    let wanted = zone.map_or_else(|| name.to_string(), |zone| name.in_zone(zone));
+    Err(JoinError::Resident { dir: dir.to_owned(), resident: peer.name.in_zone(&at), wanted })
+}
+
+/// Checks what a server or a file grants: the chain holds under the root it brings, is for our key, and says of its node
+/// what the rest of the answer says. Whether the root is to be trusted is the caller's to decide.
+pub(super) fn check(
+    granted: Granted,
+    key: &KeyPair,
+    wanted: &NodeName,
+    known: Option<NodeId>,
+    now_ms: u64,
+) -> Result<Joined, JoinError> {
+    let Granted { chain, root, node, name, role, zone, uplink } = granted;
+    let root = CertificateDer::from(root.to_vec());
+    let trust = Trust::new(vec![root.clone()])?;
+    let chain: Vec<_> = chain.into_iter().map(|der| CertificateDer::from(der.to_vec())).collect();
+    let peer = trust.verify(&chain, now_ms)?;
+    let own = LeafKey::of(key).map_err(|error| JoinError::Request(error.to_string()))?;
+    let certified =
+        chain.first().and_then(|leaf| policy::parse(leaf).ok()).map(|leaf| Sha256::of(leaf.public_key().raw));
+    let fits = [
+        (*trust.zone() == zone, "zone"),
+        (peer.name == *wanted && name == *wanted, "name"),
+        (peer.id == node, "node id"),
+        (peer.role == role, "role"),
+        (certified == Some(own.hash()), "key"),
+    ];
+    if let Some((_, what)) = fits.into_iter().find(|(fits, _)| !fits) {
+        return Err(JoinError::Mismatch(what));
+    }
+    if let Some(known) = known.filter(|known| *known != node) {
+        return Err(JoinError::OtherId { got: node, known });
+    }
+    Ok(Joined { chain, root, id: node, name, role, zone, uplink, bundle: Bytes::new() })
 }
 
 impl Joining {
-    /// Begins with the key in `dir`, which is made and written durably if there is none: a lost answer must find the same
-    /// key again.
+    /// Begins with the key for this token in `dir`, which is made and written durably if there is none: a lost answer must
+    /// find the same key again. Where the node of the token lives already it joins again, with a new key; the pair in use
+    /// stays until [`keystore::NodeKeys::install`].
     ///
     /// # Errors
-    /// [`JoinError::Key`], also when `dir` holds a node's certificate already.
+    /// [`JoinError::Key`], [`JoinError::Resident`], [`JoinError::Spent`].
     pub fn begin(dir: &Path, token: Token) -> Result<Self, JoinError> {
-        let key = keystore::joining_key(dir)?;
+        let known = resident(dir, Some(&token.zone), &token.name)?;
+        let occasion = format!("token {}", token.id);
+        // A key in use that is lost or spoilt is what this joins again for.
+        if known.is_some() && keystore::occasion_in_use(dir).is_ok_and(|used| used == occasion) {
+            return Err(JoinError::Spent { dir: dir.to_owned() });
+        }
+        let key = keystore::stage(dir, &occasion)?;
         let csr = csr::request(&key).map_err(|error| JoinError::Request(error.to_string()))?;
-        Ok(Self { token, key, csr })
+        Ok(Self { token, key, csr, known })
+    }
+
+    /// Whether a node lives here already and joins again.
+    #[must_use]
+    pub const fn is_again(&self) -> bool {
+        self.known.is_some()
     }
 
     /// The token: where to dial ([`Token::join`]) and what to pin ([`crate::verify::join_client`]).
@@ -155,28 +251,14 @@ impl Joining {
         if clocks.apart() {
             return Err(JoinError::Clock(clocks));
         }
-        let Granted { chain, root, node, name, role, zone, uplink } = *granted;
-        let root = CertificateDer::from(root.to_vec());
-        if Sha256::of(&root) != self.token.root {
+        if Sha256::of(&granted.root) != self.token.root {
             return Err(JoinError::Root);
         }
-        let trust = Trust::new(vec![root.clone()])?;
-        let chain: Vec<_> = chain.into_iter().map(|der| CertificateDer::from(der.to_vec())).collect();
-        let peer = trust.verify(&chain, now_ms)?;
-        let own = LeafKey::of(&self.key).map_err(|error| JoinError::Request(error.to_string()))?;
-        let certified =
-            chain.first().and_then(|leaf| policy::parse(leaf).ok()).map(|leaf| Sha256::of(leaf.public_key().raw));
-        let fits = [
-            (*trust.zone() == self.token.zone && zone == self.token.zone, "zone"),
-            (peer.name == self.token.name && name == self.token.name, "name"),
-            (peer.id == node, "node id"),
-            (peer.role == role, "role"),
-            (certified == Some(own.hash()), "key"),
-            (uplink == self.token.uplink, "uplink"),
-        ];
-        if let Some((_, what)) = fits.into_iter().find(|(fits, _)| !fits) {
-            return Err(JoinError::Mismatch(what));
+        let joined = check(*granted, &self.key, &self.token.name, self.known, now_ms)?;
+        let fits = [(joined.zone == self.token.zone, "zone"), (joined.uplink == self.token.uplink, "uplink")];
+        match fits.into_iter().find(|(fits, _)| !fits) {
+            Some((_, what)) => Err(JoinError::Mismatch(what)),
+            None => Ok(joined),
         }
-        Ok(Joined { chain, root, id: node, name, role, zone, uplink, clocks })
     }
 }

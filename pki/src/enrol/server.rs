@@ -164,7 +164,7 @@ fn grant(
     }
     let issued = authority.issue(&key, &token.subject(), now_ms).map_err(|error| failed(&error))?;
     let granted = granted(authority, &token, &issued.certificate).ok_or_else(|| failed(&"its uplink is unreadable"))?;
-    registry.bind(token.id, &issued, source).map_err(|error| failed(&error))?;
+    registry.bind(token.id, &issued, source, key.wishes()).map_err(|error| failed(&error))?;
     Ok(granted)
 }
 

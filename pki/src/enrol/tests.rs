@@ -1,3 +1,9 @@
+use std::path::{Path, PathBuf};
+
+use aws_lc_rs::signature::KeyPair as _;
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, PKCS_ECDSA_P384_SHA384};
+use rustls_pki_types::CertificateDer;
+use tram_proto::id::NodeId;
 use tram_proto::join::{HostPort, Refusal, Request, Uplink};
 use tram_proto::name::Role;
 
@@ -43,7 +49,17 @@ impl Scene {
     }
 
     fn joining(&self) -> Joining {
-        Joining::begin(&self.machine.path().join("pki"), self.token.clone()).expect("begins")
+        Joining::begin(&self.pki(), self.token.clone()).expect("begins")
+    }
+
+    fn pki(&self) -> PathBuf {
+        self.machine.path().join("pki")
+    }
+
+    /// A request that proves the token for any bytes.
+    fn proving(&self, csr: &[u8]) -> Request {
+        let mac = prove(self.token.secret.hash(), &CHANNEL, csr);
+        Request { token: self.token.id, csr: csr.to_vec().into(), mac, clock_ms: NOW_MS, version: String::new() }
     }
 
     fn request(&self) -> Request {
@@ -86,7 +102,7 @@ fn a_machine_with_a_token_becomes_the_node_the_token_names() {
 }
 
 #[test]
-fn the_same_key_gets_the_same_certificate_until_the_token_expires() {
+fn row_04_the_same_key_gets_the_same_certificate_until_the_token_expires() {
     let mut scene = Scene::new();
     let (first, _) = scene.ask(&scene.request(), NOW_MS);
     // The answer was lost, both sides restarted, the channel is another one.
@@ -99,7 +115,7 @@ fn the_same_key_gets_the_same_certificate_until_the_token_expires() {
 }
 
 #[test]
-fn another_key_is_refused_and_freezes_the_token() {
+fn row_03_another_key_is_refused_and_freezes_the_token() {
     let mut scene = Scene::new();
     let first = scene.request();
     assert!(scene.ask(&first, NOW_MS).0.verdict.is_ok());
@@ -112,7 +128,7 @@ fn another_key_is_refused_and_freezes_the_token() {
 }
 
 #[test]
-fn a_wrong_proof_says_nothing_and_ten_freeze_the_token() {
+fn row_03_a_wrong_proof_says_nothing_and_ten_freeze_the_token() {
     let mut scene = Scene::new();
     let good = scene.request();
     let mut wrong = good.clone();
@@ -131,7 +147,7 @@ fn a_wrong_proof_says_nothing_and_ten_freeze_the_token() {
 }
 
 #[test]
-fn a_proof_holds_for_its_channel_and_its_request_only() {
+fn row_03_a_proof_holds_for_its_channel_and_its_request_only() {
     let mut scene = Scene::new();
     let relayed = scene.joining().request(&[2; 32], "0.1.0", NOW_MS);
     scene.check(&relayed, NOW_MS, Refusal::Unknown, "wrong proof");
@@ -144,7 +160,7 @@ fn a_proof_holds_for_its_channel_and_its_request_only() {
 }
 
 #[test]
-fn ended_tokens_are_refused_with_their_reason() {
+fn row_03_ended_tokens_are_refused_with_their_reason() {
     let mut scene = Scene::new();
     scene.check(&scene.request(), NOW_MS + TOKEN_MS, Refusal::Expired, "expired at 2027-01-16");
     scene.registry.cancel_token(&scene.token.name, "lan", NOW_MS).expect("cancelled");
@@ -163,24 +179,130 @@ fn ended_tokens_are_refused_with_their_reason() {
 }
 
 #[test]
-fn a_bad_certificate_request_does_not_spend_the_token() {
+fn row_01_what_a_request_wishes_is_ignored_and_noted() {
     let mut scene = Scene::new();
-    let joining = scene.joining();
-    let csr = &b"not a request"[..];
-    let mac = prove(scene.token.secret.hash(), &CHANNEL, csr);
-    let bad = Request { csr: csr.into(), mac, ..joining.request(&CHANNEL, "0.1.0", NOW_MS) };
-    scene.check(&bad, NOW_MS, Refusal::Csr, "cannot be read");
-    assert_eq!(scene.state(), TokenState::New);
+    let key = crate::fixtures::key();
+    let mut params = CertificateParams::new(vec!["central.tram.internal".to_owned()]).expect("names");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.distinguished_name.push(DnType::CommonName, "central.tram.internal");
+    let csr = params.serialize_request(&key).expect("request").der().to_vec();
+    let granted = scene.ask(&scene.proving(&csr), NOW_MS).0.verdict.expect("granted");
+    let chain: Vec<_> = granted.chain.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
+    let peer = scene.overlay.trust().verify(&chain, NOW_MS).expect("a plain node");
+    assert_eq!((peer.name.as_str(), peer.role, peer.id), ("can-tho", Role::Province, granted.node));
+    let audit = std::fs::read_to_string(scene.overlay.dir().join(crate::registry::AUDIT_LOG)).expect("readable");
+    let issued = audit.lines().find(|line| line.contains("certificate_issued")).expect("a line");
+    assert!(issued.contains("asked for a subject of its own and for extensions; ignored"), "{issued}");
+}
+
+#[test]
+fn row_02_a_bad_certificate_request_does_not_spend_the_token() {
+    let mut scene = Scene::new();
+    let good = crate::csr::request(&crate::fixtures::key()).expect("request");
+    let mut broken = good.clone();
+    *broken.last_mut().expect("not empty") ^= 1;
+    let other = crate::csr::request(&KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).expect("key")).expect("request");
+    for (csr, cause) in [
+        (b"not a request".to_vec(), "cannot be read"),
+        ([good.as_slice(), &[0]].concat(), "cannot be read"),
+        (vec![0x30; tram_proto::limits::CSR_BYTES + 1], "at most 16384"),
+        (broken, "not signed with its own key"),
+        (other, "not ECDSA P-256"),
+    ] {
+        scene.check(&scene.proving(&csr), NOW_MS, Refusal::Csr, cause);
+        assert_eq!(scene.state(), TokenState::New);
+    }
     assert!(scene.ask(&scene.request(), NOW_MS).0.verdict.is_ok());
 }
 
 #[test]
-fn the_key_of_another_node_is_refused() {
+fn row_02_the_key_of_another_node_is_refused() {
     let mut scene = Scene::new();
-    assert!(scene.ask(&scene.request(), NOW_MS).0.verdict.is_ok());
+    let first = scene.request();
+    assert!(scene.ask(&first, NOW_MS).0.verdict.is_ok());
     let other = TokenOrder { name: "an-giang".parse().expect("name"), ..order() };
     scene.token = scene.registry.new_token(scene.overlay.authority(), &other, NOW_MS).expect("made");
-    scene.check(&scene.request(), NOW_MS, Refusal::Csr, "key of node can-tho");
+    scene.check(&scene.proving(&first.csr), NOW_MS, Refusal::Csr, "key of node can-tho");
+    assert_eq!(scene.state(), TokenState::New);
+}
+
+/// A machine that has joined, its node's id, and a newer token for the same name.
+fn joined() -> (Scene, NodeId) {
+    let mut scene = Scene::new();
+    let joining = scene.joining();
+    let (answer, _) = scene.ask(&joining.request(&CHANNEL, "0.1.0", NOW_MS), NOW_MS);
+    let joined = joining.accept(answer, NOW_MS).expect("accepted");
+    NodeKeys::install(&scene.pki(), &joined).expect("installed");
+    scene.token = scene.registry.new_token(scene.overlay.authority(), &order(), NOW_MS).expect("made");
+    (scene, joined.id)
+}
+
+#[test]
+fn a_node_joins_again_with_a_new_key_and_keeps_its_id() {
+    let (mut scene, id) = joined();
+    let before = NodeKeys::load(&scene.pki()).expect("loads");
+    let joining = scene.joining();
+    assert!(joining.is_again());
+    let (lost, _) = scene.ask(&joining.request(&CHANNEL, "0.1.0", NOW_MS), NOW_MS);
+    assert_eq!(
+        NodeKeys::load(&scene.pki()).expect("loads").chain(),
+        before.chain(),
+        "in use until the answer is there"
+    );
+    // The answer was lost, the command is given again.
+    let (answer, _) = scene.ask(&scene.request(), NOW_MS);
+    assert_eq!(lost.verdict, answer.verdict);
+    let joined = scene.joining().accept(answer, NOW_MS).expect("accepted");
+    let after = NodeKeys::install(&scene.pki(), &joined).expect("installed");
+    assert_eq!((after.identity().id, after.identity().name.as_str()), (id, "can-tho"));
+    assert_ne!(after.signer().key().public_key().as_ref(), before.signer().key().public_key().as_ref());
+    assert_eq!(after.quic_reset_secret().as_bytes(), before.quic_reset_secret().as_bytes());
+    assert_eq!(after.trust().roots(), before.trust().roots());
+}
+
+#[test]
+fn a_node_whose_key_is_lost_or_spoilt_joins_again() {
+    for spoil in [|path: &Path| std::fs::remove_file(path), |path: &Path| std::fs::write(path, "-----BEGIN")] {
+        let (mut scene, id) = joined();
+        spoil(&scene.pki().join(crate::keystore::NODE_KEY)).expect("spoilt");
+        assert!(NodeKeys::load(&scene.pki()).is_err());
+        let (answer, _) = scene.ask(&scene.request(), NOW_MS);
+        let joined = scene.joining().accept(answer, NOW_MS).expect("accepted");
+        assert_eq!(NodeKeys::install(&scene.pki(), &joined).expect("installed").identity().id, id);
+    }
+}
+
+#[test]
+fn a_directory_joins_again_only_as_its_own_node_and_not_with_the_same_token() {
+    let (mut scene, _) = joined();
+    let foreign = Overlay::new("x.internal");
+    let mut registry = Registry::open(foreign.dir()).expect("opens");
+    let elsewhere = registry.new_token(foreign.authority(), &order(), NOW_MS).expect("made");
+    let other = TokenOrder { name: "an-giang".parse().expect("name"), ..order() };
+    let other = scene.registry.new_token(scene.overlay.authority(), &other, NOW_MS).expect("made");
+    for (token, wanted) in [(elsewhere, "can-tho.x.internal"), (other, "an-giang.tram.internal")] {
+        let error = Joining::begin(&scene.pki(), token).expect_err("another node").to_string();
+        assert!(error.contains("set up already, as node can-tho.tram.internal") && error.contains(wanted), "{error}");
+    }
+    let (answer, _) = scene.ask(&scene.request(), NOW_MS);
+    let joined = scene.joining().accept(answer, NOW_MS).expect("accepted");
+    NodeKeys::install(&scene.pki(), &joined).expect("installed");
+    let error = Joining::begin(&scene.pki(), scene.token.clone()).expect_err("the same token").to_string();
+    assert!(error.contains("set up already, with this very token"), "{error}");
+}
+
+#[test]
+fn a_node_does_not_take_another_id() {
+    let (mut scene, id) = joined();
+    let joining = scene.joining();
+    let (mut answer, _) = scene.ask(&joining.request(&CHANNEL, "0.1.0", NOW_MS), NOW_MS);
+    let granted = answer.verdict.as_mut().expect("granted");
+    let key = crate::csr::LeafKey::from_csr(&joining.request(&CHANNEL, "", NOW_MS).csr).expect("good");
+    let subject = crate::authority::Subject { id: NodeId([9; 16]), name: granted.name.clone(), role: granted.role };
+    let issued = scene.overlay.authority().issue(&key, &subject, NOW_MS).expect("issued");
+    (granted.node, granted.chain[0]) = (subject.id, issued.certificate.to_vec().into());
+    let error = joining.accept(answer, NOW_MS).expect_err("another id").to_string();
+    assert!(error.contains(&id.to_string()) && error.contains(&subject.id.to_string()), "{error}");
 }
 
 #[test]
@@ -203,7 +325,7 @@ fn check_answer(spoil: impl FnOnce(&Overlay, &mut tram_proto::join::Answer), now
 }
 
 #[test]
-fn an_answer_that_does_not_fit_the_token_is_refused() {
+fn row_06_an_answer_that_does_not_fit_the_token_is_refused() {
     fn grant(answer: &mut tram_proto::join::Answer) -> &mut tram_proto::join::Granted {
         answer.verdict.as_mut().expect("granted")
     }

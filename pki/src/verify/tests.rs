@@ -203,7 +203,7 @@ fn a_join_over_tls_makes_a_node_that_can_open_a_link() {
 }
 
 #[test]
-fn a_fake_join_server_with_the_real_root_behind_its_own_chain_is_refused() {
+fn row_06_a_fake_join_server_with_the_real_root_behind_its_own_chain_is_refused() {
     let (overlay, foreign) = (Overlay::new("tram.internal"), Overlay::new("tram.internal"));
     let root = overlay.authority().root();
     let client = join_client(Sha256::of(root), overlay.authority().zone(), clock(NOW_MS)).expect("set up");

@@ -68,8 +68,8 @@ fn a_join_with_a_clock_three_days_off_names_both_clocks() {
                 println!("{days} days: {text}");
                 assert!(text.contains(&day(0)) && text.contains(&day(days)), "{text}");
             }
-            Ok(joined) => {
-                println!("{days} days: joined, {:?}", joined.clocks);
+            Ok(_) => {
+                println!("{days} days: joined");
                 assert!(days > 0, "a node whose clock is behind could not bring up a link");
             }
         }
