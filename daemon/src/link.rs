@@ -35,6 +35,7 @@ pub(crate) mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -50,12 +51,14 @@ use crate::link::trust::Trust;
 use crate::plan::Plan;
 use crate::spool::{Spool, SpoolError};
 
-pub(crate) use fault::explain;
+pub(crate) use fault::{explain, says_revoked};
 
 /// A repeated cause of one peer is logged once in this time, in milliseconds.
 const SAY_AGAIN_MS: u64 = 10 * 60 * 1000;
 /// Causes remembered for that; beyond them the memory starts anew.
 const CAUSES: usize = 1024;
+/// Neighbours remembered as revoked, for `link list`; beyond them the memory starts anew.
+const REVOKED: usize = 1024;
 
 /// What all links of this node share.
 pub struct Here {
@@ -77,6 +80,22 @@ pub struct Here {
     pub plan: watch::Sender<Arc<Plan>>,
     said: Mutex<HashMap<(String, String), u64>>,
     open: watch::Sender<BTreeMap<LinkId, OpenLink>>,
+    revoked: Mutex<BTreeMap<NodeName, RevokedLink>>,
+}
+
+/// A neighbour whose last link ended because its certificate was revoked, or ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RevokedLink {
+    /// The neighbour.
+    pub peer: NodeName,
+    /// Above or below.
+    pub side: Side,
+    /// When the link ended, Unix milliseconds.
+    pub at_ms: u64,
+    /// Where it was.
+    pub remote: SocketAddr,
+    /// Why, in full.
+    pub why: String,
 }
 
 /// A connection that serves a link now.
@@ -113,7 +132,8 @@ impl Here {
         let plan = watch::Sender::new(Arc::default());
         let (said, open) = (Mutex::default(), watch::Sender::new(BTreeMap::new()));
         let more_runs = Arc::new(Semaphore::new(endpoint::MORE_RUNS));
-        Arc::new(Self { id, name, clock, engine, spool, trust, more_runs, plan, said, open })
+        let revoked = Mutex::default();
+        Arc::new(Self { id, name, clock, engine, spool, trust, more_runs, plan, said, open, revoked })
     }
 
     /// Waits until every link has said bye and closed, at most so long.
@@ -126,6 +146,31 @@ impl Here {
     #[must_use]
     pub fn connections(&self) -> Vec<OpenLink> {
         self.open.borrow().values().cloned().collect()
+    }
+
+    /// Neighbours that were cut off because a certificate was revoked, and have not been back.
+    #[must_use]
+    pub fn revoked(&self) -> Vec<RevokedLink> {
+        self.revoked.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    fn opened(&self, id: LinkId, link: OpenLink) {
+        self.revoked.lock().unwrap_or_else(PoisonError::into_inner).remove(&link.peer);
+        self.open.send_modify(|links| _ = links.insert(id, link));
+    }
+
+    /// Forgets a connection; `revoked` says why, where it ended because a certificate was revoked.
+    fn gone(&self, id: LinkId, revoked: Option<String>) {
+        let mut link = None;
+        self.open.send_modify(|links| link = links.remove(&id));
+        let Some((link, why)) = link.zip(revoked) else { return };
+        let mut all = self.revoked.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() >= REVOKED {
+            all.clear();
+        }
+        let remote = link.connection.remote_address();
+        let gone = RevokedLink { peer: link.peer, side: link.side, at_ms: self.clock.wall_ms(), remote, why };
+        all.insert(gone.peer.clone(), gone);
     }
 
     /// Whether to log this cause for this peer now: each distinct one once in ten minutes.

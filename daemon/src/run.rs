@@ -1,7 +1,7 @@
 //! `tramd run`: brings a node's parts together, and takes them down again in order.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -94,12 +94,44 @@ impl StopSignal {
     }
 }
 
-struct PenOf(Pen);
+/// Signs with the node's key in force. A new key is taken up once its chain is in the spool, so that what it signs can
+/// be exported and forwarded with the certificates that prove it.
+pub(crate) struct PenOf {
+    trust: Arc<NodeTrust>,
+    spool: Arc<dyn Spool>,
+    pen: Mutex<Pen>,
+}
+
+impl PenOf {
+    /// With the key in force, whose chain it stores.
+    ///
+    /// # Errors
+    /// [`SpoolError`].
+    pub(crate) fn new(trust: Arc<NodeTrust>, spool: Arc<dyn Spool>) -> Result<Self, SpoolError> {
+        let keys = trust.keys();
+        put_own_chain(spool.as_ref(), &keys)?;
+        Ok(Self { trust, spool, pen: Mutex::new(keys.signer().clone()) })
+    }
+}
 
 impl Sign for PenOf {
     fn sign(&self, statements: &[(Kind, &[u8])]) -> Result<Vec<Signature>, String> {
-        self.0.sign_batch(statements).map_err(|e| e.to_string())
+        let keys = self.trust.keys();
+        let mut pen = self.pen.lock().unwrap_or_else(PoisonError::into_inner);
+        if pen.certificate() != keys.signer().certificate() {
+            match put_own_chain(self.spool.as_ref(), &keys) {
+                Ok(()) => *pen = keys.signer().clone(),
+                // The disk is full, which the commit will say: the old key is good for that long.
+                Err(why) => warn!(%why, "the new certificate cannot be stored; the old key goes on signing"),
+            }
+        }
+        pen.sign_batch(statements).map_err(|e| e.to_string())
     }
+}
+
+fn put_own_chain(spool: &dyn Spool, keys: &NodeKeys) -> Result<(), SpoolError> {
+    let chain: Vec<bytes::Bytes> = keys.chain().iter().map(|c| bytes::Bytes::copy_from_slice(c)).collect();
+    spool.put_chain(&chain)
 }
 
 /// Runs a node until `stop` resolves, or until its disk fails.
@@ -119,15 +151,15 @@ pub async fn run(
     let (engine, requests, events) = EngineHandle::new();
     let (failed, mut failure) = watch::channel(None::<String>);
 
-    let committer = start_committer(&spool, &keys, &engine, failed)?;
+    let trust = Arc::new(NodeTrust::new(keys.clone(), clock));
+    let pen = PenOf::new(trust.clone(), spool.clone()).map_err(|e| Failure::new(exit::IO, e))?;
+    let committer = start_committer(&spool, pen, &engine, failed)?;
     let node = restore(&spool, &config, &keys, clock).await?;
     let core = Engine::new(node, clock, requests, events, committer.queue().clone());
     let engine_task = tokio::spawn(core.run());
     engine.input(room_of(spool.room())).await.map_err(stopped)?;
 
-    let trust = Arc::new(NodeTrust::new(keys.clone(), clock));
-    store_own_chain(&spool, &keys)?;
-    let here = Here::new((me.id, me.name.clone()), clock, engine.clone(), spool.clone(), trust);
+    let here = Here::new((me.id, me.name.clone()), clock, engine.clone(), spool.clone(), trust.clone());
     here.plan.send_replace(Arc::new(config.plan.clone()));
     let endpoints = Endpoints::open(config.listen.overlay, quic_keys(&keys), config.listen.pace());
     let endpoints = Arc::new(endpoints.map_err(|e| Failure::new(exit::IO, e))?);
@@ -136,14 +168,14 @@ pub async fn run(
 
     let desk = open_desk(&paths, &config, &keys, clock)?;
     if let Some(desk) = &desk {
-        tokio::spawn(mind_the_desk(desk.clone(), engine.clone(), config.listen.join, keys.clone(), clock));
+        tokio::spawn(mind_the_desk(desk.clone(), engine.clone(), config.listen.join, trust.clone(), clock));
     }
     let upkeep = tokio::spawn(upkeep(spool.clone(), engine.clone(), clock));
 
     let sockets = Sockets::bind(&paths.run).map_err(|e| Failure::new(exit::CONFIG, e))?;
     let rules = reload::access_of(&config, &paths).map_err(|e| Failure::new(exit::CONFIG, e))?;
     let (new_rules, access) = watch::channel(rules);
-    let station = Arc::new(View::new(&keys, &config, clock, uplinks.status(), here.clone()));
+    let station = Arc::new(View::new(trust, &config, clock, uplinks.status(), here.clone()));
     let listen = config.listen.overlay;
     let issuer = desk.map(|desk| desk as Arc<dyn Issuer>);
     let reloader = Arc::new(Reloader::new(paths, config, uplinks, new_rules, here.clone(), issuer.clone()));
@@ -214,7 +246,7 @@ async fn open_spool(paths: &Paths, config: &Config, node: NodeId) -> Result<Arc<
 
 fn start_committer(
     spool: &Arc<dyn Spool>,
-    keys: &NodeKeys,
+    pen: PenOf,
     engine: &EngineHandle,
     failed: watch::Sender<Option<String>>,
 ) -> Result<Committer, Failure> {
@@ -232,8 +264,7 @@ fn start_committer(
             failed.send_replace(Some(why.to_string()));
         }
     };
-    Committer::spawn(spool.clone(), Arc::new(PenOf(keys.signer().clone())), Box::new(done))
-        .map_err(|e| Failure::new(exit::IO, e))
+    Committer::spawn(spool.clone(), Arc::new(pen), Box::new(done)).map_err(|e| Failure::new(exit::IO, e))
 }
 
 /// A core with everything the spool remembers, one start later.
@@ -267,12 +298,6 @@ async fn restore(spool: &Arc<dyn Spool>, config: &Config, keys: &NodeKeys, clock
     restored.await.map_err(|e| Failure::new(exit::IO, e))?.map_err(|e| Failure::new(exit::IO, e))
 }
 
-/// Own statements are exported and forwarded with the certificates that prove them.
-fn store_own_chain(spool: &Arc<dyn Spool>, keys: &NodeKeys) -> Result<(), Failure> {
-    let chain: Vec<bytes::Bytes> = keys.chain().iter().map(|c| bytes::Bytes::copy_from_slice(c)).collect();
-    spool.put_chain(&chain).map_err(|e| Failure::new(exit::IO, e))
-}
-
 fn quic_keys(keys: &NodeKeys) -> QuicKeys {
     QuicKeys { reset: *keys.quic_reset_secret().as_bytes(), token: *keys.quic_token_secret().as_bytes() }
 }
@@ -292,7 +317,7 @@ async fn mind_the_desk(
     desk: Arc<Desk>,
     engine: EngineHandle,
     listen: Option<SocketAddr>,
-    keys: NodeKeys,
+    trust: Arc<NodeTrust>,
     clock: Clock,
 ) {
     let mut changes = desk.changes();
@@ -306,7 +331,7 @@ async fn mind_the_desk(
             return;
         }
         match (until_ms, listen) {
-            (Some(_), Some(listen)) if open.is_none() => match open_join(&desk, listen, &keys, clock) {
+            (Some(_), Some(listen)) if open.is_none() => match open_join(&desk, listen, &trust, clock) {
                 Ok(server) => {
                     info!(%listen, "the join port is open while a token is live");
                     open = Some(server);
@@ -324,9 +349,9 @@ async fn mind_the_desk(
     }
 }
 
-fn open_join(desk: &Arc<Desk>, listen: SocketAddr, keys: &NodeKeys, clock: Clock) -> Result<JoinServer, String> {
-    let (tls_keys, root) = (keys.clone(), desk.authority().root().clone());
-    let tls = move || tram_pki::verify::join_server(&tls_keys, &root, clock.for_pki()).map_err(|e| e.to_string());
+fn open_join(desk: &Arc<Desk>, listen: SocketAddr, trust: &Arc<NodeTrust>, clock: Clock) -> Result<JoinServer, String> {
+    let (shown, root) = (trust.clone(), desk.authority().root().clone());
+    let tls = move || tram_pki::verify::join_server(&shown.keys(), &root, clock.for_pki()).map_err(|e| e.to_string());
     let desk = desk.clone();
     let answering = move |request: &_, exporter: &_, remote: SocketAddr| {
         let (answer, cause) = desk.answer(request, exporter, &remote.to_string());
@@ -337,7 +362,7 @@ fn open_join(desk: &Arc<Desk>, listen: SocketAddr, keys: &NodeKeys, clock: Clock
         }
         answer
     };
-    JoinServer::open(listen, quic_keys(keys), Arc::new(tls), Arc::new(answering))
+    JoinServer::open(listen, quic_keys(&trust.keys()), Arc::new(tls), Arc::new(answering))
 }
 
 fn room_of(room: Room) -> Input {
@@ -363,5 +388,31 @@ async fn upkeep(spool: Arc<dyn Spool>, engine: EngineHandle, clock: Clock) {
         }
         tokio::time::sleep(ROOM_EVERY).await;
         since_sweep += ROOM_EVERY;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::tests::fixture::Overlay;
+    use crate::spool::MemorySpool;
+
+    /// What a new key signs is never in the spool without the certificates that prove it.
+    #[test]
+    fn a_new_keys_chain_is_stored_before_it_signs() {
+        let overlay = Overlay::new();
+        let (old, new) = (overlay.central.clone(), overlay.renew(&overlay.central, 0));
+        let (trust, spool) =
+            (Arc::new(NodeTrust::new(old.clone(), Clock::default())), Arc::new(MemorySpool::default()));
+        let pen = PenOf::new(trust.clone(), spool.clone()).expect("stored");
+        let signs_with = || {
+            let signer = pen.sign(&[(Kind::Record, b"x")]).expect("signed")[0].signer;
+            assert!(spool.chain(&signer).expect("readable").is_some());
+            signer
+        };
+        assert_eq!(signs_with(), old.signer().certificate());
+        trust.replace(new.clone());
+        assert!(spool.chain(&new.signer().certificate()).expect("readable").is_none());
+        assert_eq!(signs_with(), new.signer().certificate());
     }
 }

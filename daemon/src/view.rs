@@ -3,19 +3,19 @@
 use std::sync::Arc;
 
 use tokio::sync::watch;
-use tram_pki::keystore::NodeKeys;
 use tram_relay::input::Side;
 
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::link::Here;
 use crate::link::dialer::{UplinkState, UplinkStatus};
+use crate::link::trust::NodeTrust;
+use crate::link::{Here, says_revoked};
 use crate::local::station::{Certificate, Identity, LinkFacts, Station, Wire};
 
 /// The node as its own sockets see it.
 pub(crate) struct View {
     identity: Identity,
-    certificates: Vec<Certificate>,
+    trust: Arc<NodeTrust>,
     uplinks: watch::Receiver<Vec<UplinkStatus>>,
     here: Arc<Here>,
     clock: Clock,
@@ -25,12 +25,13 @@ impl View {
     /// Brings it together.
     #[must_use]
     pub(crate) fn new(
-        keys: &NodeKeys,
+        trust: Arc<NodeTrust>,
         config: &Config,
         clock: Clock,
         uplinks: watch::Receiver<Vec<UplinkStatus>>,
         here: Arc<Here>,
     ) -> Self {
+        let keys = trust.keys();
         let me = keys.identity();
         let identity = Identity {
             node: me.id,
@@ -40,11 +41,7 @@ impl View {
             title: config.node.title.clone(),
             started_ms: clock.wall_ms(),
         };
-        let certificates = vec![
-            Certificate { name: me.name.to_string(), kind: "node", not_after_ms: me.not_after_ms },
-            Certificate { name: keys.zone().to_string(), kind: "root", not_after_ms: keys.trust().not_after_ms() },
-        ];
-        Self { identity, certificates, uplinks, here, clock }
+        Self { identity, trust, uplinks, here, clock }
     }
 }
 
@@ -54,7 +51,12 @@ impl Station for View {
     }
 
     fn certificates(&self) -> Vec<Certificate> {
-        self.certificates.clone()
+        let (keys, roots) = (self.trust.keys(), self.trust.roots());
+        let me = keys.identity();
+        vec![
+            Certificate { name: me.name.to_string(), kind: "node", not_after_ms: me.not_after_ms },
+            Certificate { name: roots.zone().to_string(), kind: "root", not_after_ms: roots.not_after_ms() },
+        ]
     }
 
     fn links(&self) -> Vec<LinkFacts> {
@@ -83,7 +85,12 @@ impl Station for View {
             facts.push(LinkFacts {
                 peer: uplink.node.clone(),
                 uplink: true,
-                wire: if uplink.state == UplinkState::Down { Wire::Down } else { Wire::Connecting },
+                wire: match uplink.state {
+                    // Also while it is dialled again: that changes only when a person has done something.
+                    _ if uplink.last_error.as_deref().is_some_and(says_revoked) => Wire::Revoked,
+                    UplinkState::Down => Wire::Down,
+                    UplinkState::Connecting | UplinkState::Up => Wire::Connecting,
+                },
                 address: uplink.remote.map(|a| a.to_string()).unwrap_or_default(),
                 since_ms: 0,
                 rtt_us: None,
@@ -92,6 +99,18 @@ impl Station for View {
                 error: uplink.last_error.clone().unwrap_or_default(),
             });
         }
+        let below = self.here.revoked().into_iter().filter(|gone| gone.side == Side::Down);
+        facts.extend(below.map(|gone| LinkFacts {
+            peer: gone.peer,
+            uplink: false,
+            wire: Wire::Revoked,
+            address: gone.remote.to_string(),
+            since_ms: gone.at_ms,
+            rtt_us: None,
+            sent_bytes: 0,
+            received_bytes: 0,
+            error: gone.why,
+        }));
         facts
     }
 

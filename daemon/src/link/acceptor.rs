@@ -86,9 +86,8 @@ async fn admit(here: &Here, endpoints: &Endpoints, incoming: Incoming) -> Option
 
 async fn serve(here: Arc<Here>, connection: quinn::Connection, line: Arc<Line>) {
     let remote = connection.remote_address();
-    let identity = connection.peer_identity().and_then(|any| any.downcast::<Vec<_>>().ok());
-    let name = identity.and_then(|certificates| here.trust.peer(&certificates).ok()).map(|peer| peer.name.to_string());
-    let name = name.unwrap_or_else(|| remote.to_string());
+    let name =
+        session::peer_of(&here, &connection).map_or_else(|| remote.to_string(), |(peer, _)| peer.name.to_string());
     let fault = session::run(here.clone(), (connection, line), Side::Down, || {}, std::future::pending()).await;
     if fault.is_orderly() {
         tracing::info!(peer = %name, "link down: {fault}");

@@ -13,7 +13,7 @@ use tram_proto::name::NodeName;
 use tram_relay::input::Side;
 
 use crate::link::endpoint::{Endpoints, SERVER_NAME};
-use crate::link::fault::{Fault, explain};
+use crate::link::fault::{Fault, explain, refuses_us};
 use crate::link::pace::Pace;
 use crate::link::{Here, session};
 
@@ -191,9 +191,9 @@ impl Dialer {
                     if fault.holds_mail() {
                         least_ms = PAUSE_HELD_MS;
                     }
-                    (self.with_clock(fault.to_string()), !fault.is_orderly())
+                    (self.with_cure(fault.to_string()), !fault.is_orderly())
                 }
-                Err(why) => (self.with_clock(why), true),
+                Err(why) => (self.with_cure(why), true),
             };
             if is_news && self.here.is_news(self.uplink.node.as_str(), &why) {
                 tracing::warn!(peer = %self.uplink.node, "uplink down: {why}");
@@ -273,9 +273,15 @@ impl Dialer {
         }
     }
 
-    /// Where certificates and clocks disagree, both clocks belong into the message.
-    fn with_clock(&self, why: String) -> String {
-        if why.contains("clock") {
+    /// Where certificates and clocks disagree, both clocks belong into the message; where this node was revoked, what a
+    /// person can do.
+    fn with_cure(&self, why: String) -> String {
+        if refuses_us(&why) {
+            let own = &self.here.name;
+            format!(
+                "{why}; if {own} is to come back, run `tram token new {own} --rejoin` where its CA is, and `tramd join` here"
+            )
+        } else if why.contains("clock") {
             format!("{why} (this node's clock says {})", Utc(self.here.clock.wall_ms()))
         } else {
             why

@@ -6,6 +6,7 @@ use tram_proto::id::NodeId;
 use tram_relay::output::CloseReason;
 
 use crate::engine::handle::Stopped;
+use crate::link::trust::Lapse;
 use crate::spool::SpoolError;
 
 /// Codes of `Bye` and of the QUIC close that the daemon adds to [`CloseReason::code`].
@@ -20,6 +21,7 @@ const STALLED: u32 = 11;
 const WITHDRAWN: u32 = 13;
 /// Its reason holds a name, so that the code cannot be taken from it here; a test compares.
 const HELD: u32 = 12;
+const LAPSED: u32 = 0x52;
 
 /// Why a link ends.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -43,6 +45,9 @@ pub(crate) enum Fault {
     Spool(String),
     #[error("the peer takes nothing: no stream was free for {0} s")]
     Stalled(u64),
+    /// The peer's certificate was good when the link began.
+    #[error("{0}")]
+    Lapsed(Lapse),
     /// The engine gave the link up: more waited for it than may wait.
     #[error("this node's link tasks fell behind")]
     Dropped,
@@ -71,6 +76,7 @@ impl Fault {
             Self::SpoolFull => SPOOL_FULL,
             Self::Spool(_) => SPOOL,
             Self::Stalled(_) | Self::Dropped => STALLED,
+            Self::Lapsed(_) => LAPSED,
             Self::Core(reason) => reason.code(),
             Self::Withdrawn => WITHDRAWN,
             Self::Stopped => CloseReason::Shutdown.code(),
@@ -79,6 +85,7 @@ impl Fault {
         let text = match self {
             // What went wrong on this disk is nobody else's business.
             Self::Spool(_) => "the spool failed".to_owned(),
+            Self::Lapsed(lapse) => lapse.reason().to_owned(),
             other => other.to_string(),
         };
         Some((code, text))
@@ -109,6 +116,16 @@ impl Fault {
                 | Self::Bye { code: 0 | WITHDRAWN, .. }
         )
     }
+}
+
+/// Whether a link ended, or did not come to be, because a certificate was revoked: by our words or the peer's.
+pub(crate) fn says_revoked(why: &str) -> bool {
+    why.to_ascii_lowercase().contains("revoked")
+}
+
+/// Whether it was the peer who said so, of this node's certificate.
+pub(crate) fn refuses_us(why: &str) -> bool {
+    says_revoked(why) && (why.contains("the peer refused") || why.contains("the peer closed the link"))
 }
 
 /// Whether a peer that closes with this code holds our mail.

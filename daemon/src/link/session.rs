@@ -20,7 +20,7 @@ use crate::link::gate::{Gate, Known};
 use crate::link::offered::Offered;
 use crate::link::transfer::Manifests;
 use crate::link::writer::{self, Letter};
-use crate::link::{Here, OpenLink, pace, reader, transfer};
+use crate::link::{Here, OpenLink, fault, pace, reader, transfer};
 
 /// A bye is given so long to reach the peer, and on a long line three round trips: one until there is room in a full
 /// congestion window, one to go and come back. quinn 0.11 loses a close while it is congested, a bye it does not.
@@ -36,6 +36,8 @@ const URGENT_READERS: usize = RUN_UNITS as usize;
 /// When a link has ended, what came of its runs gets so long to be stored before the core hears of the end. A disk that
 /// takes longer goes on afterwards.
 const STORE: Duration = Duration::from_secs(5);
+/// A peer's certificates are looked at again after so long, whatever they say: the machine's clock may have been set.
+const LOOK_AGAIN_MS: u64 = 60_000;
 /// Transfer streams that may wait to be taken up.
 const ARRIVING: usize = 4;
 
@@ -113,9 +115,25 @@ impl Link {
     }
 }
 
-fn peer_of(here: &Here, connection: &Connection) -> Result<Signer, String> {
-    let identity = connection.peer_identity().and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok());
-    here.trust.peer(&identity.ok_or("the peer showed no certificate")?)
+/// Who is there, by the certificates it showed.
+pub(crate) fn peer_of(here: &Here, connection: &Connection) -> Option<(Signer, Vec<CertificateDer<'static>>)> {
+    let identity = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
+    Some((here.trust.peer(&identity).ok()?, *identity))
+}
+
+/// Ends the link once the peer's certificates do not hold any more: a handshake asks only once.
+async fn certified(link: Arc<Link>, certificates: Vec<CertificateDer<'static>>) -> Result<(), Fault> {
+    let mut changes = link.here.trust.changes();
+    loop {
+        changes.mark_unchanged();
+        let until_ms = link.here.trust.holds(&certificates).map_err(Fault::Lapsed)?;
+        // Certificates count whole seconds, the last included.
+        let wait_ms = (until_ms + 1000).saturating_sub(link.here.clock.wall_ms()).clamp(1, LOOK_AGAIN_MS);
+        tokio::select! {
+            _ = changes.changed() => {}
+            () = tokio::time::sleep(Duration::from_millis(wait_ms)) => {}
+        }
+    }
 }
 
 /// Opens the control stream, or waits for it on the side that was dialled.
@@ -156,7 +174,7 @@ pub(crate) async fn run(
     on_heard: impl Fn() + Send + Sync + 'static,
     left: impl Future<Output = ()>,
 ) -> Fault {
-    let Ok(peer) = peer_of(&here, &connection) else {
+    let Some((peer, certificates)) = peer_of(&here, &connection) else {
         let fault = Fault::Protocol("the certificate is not a node's");
         close(&connection, &fault);
         return fault;
@@ -190,15 +208,12 @@ pub(crate) async fn run(
         heard: AtomicBool::new(false),
         on_heard: Box::new(on_heard),
     });
-    let open = OpenLink { peer: peer.name, side, since_ms: here.clock.wall_ms(), line, connection: connection.clone() };
-    here.open.send_modify(|links| {
-        links.insert(link.id, open);
-    });
-    let fault = serve(&link, &connection, side, (send, recv), arriving, left).await;
+    let since_ms = here.clock.wall_ms();
+    here.opened(link.id, OpenLink { peer: peer.name, side, since_ms, line, connection: connection.clone() });
+    let fault = serve(&link, &connection, side, (send, recv), certificates, arriving, left).await;
     let told = link.tell(Input::LinkDown { link: link.id }).await;
-    here.open.send_modify(|links| {
-        links.remove(&link.id);
-    });
+    let why = fault.to_string();
+    here.gone(link.id, fault::says_revoked(&why).then_some(why));
     told.map_or(Fault::Stopped, |()| fault)
 }
 
@@ -207,9 +222,16 @@ async fn serve(
     connection: &Connection,
     side: Side,
     control: (SendStream, RecvStream),
+    certificates: Vec<CertificateDer<'static>>,
     mut transfers: mpsc::Receiver<RecvStream>,
     left: impl Future<Output = ()>,
 ) -> Fault {
+    // The trust may have been replaced since the handshake.
+    if let Err(lapse) = link.here.trust.holds(&certificates) {
+        let fault = Fault::Lapsed(lapse);
+        close(connection, &fault);
+        return fault;
+    }
     let (writer, outputs) = mpsc::channel(LINK_COMMANDS);
     let up = Request::LinkUp { link: link.id, peer: link.peer.clone(), side, writer };
     if link.here.engine.request(up).await.is_err() {
@@ -223,6 +245,7 @@ async fn serve(
     let mut last_words = tokio::spawn(writer::stream(link.clone(), send, StreamKind::Control, letters));
 
     let mut tasks = JoinSet::new();
+    tasks.spawn(certified(link.clone(), certificates));
     tasks.spawn(reader::control(link.clone(), recv));
     tasks.spawn(reader::streams(link.clone(), connection.clone()));
     let keeper = link.clone();

@@ -2,6 +2,7 @@
 //! before it.
 
 mod bad;
+mod certificates;
 pub(crate) mod fixture;
 mod good;
 mod line;

@@ -1,16 +1,19 @@
 //! What links ask of the PKI, and its answer for a node with keys.
 //!
-//! Every answer is fresh: a renewed certificate counts from the next handshake on. A verified chain is remembered, so
-//! that statements cost one signature check per batch.
+//! Every answer is fresh: a renewed certificate or another trust counts from the next handshake on, and links that are
+//! up are judged again. A verified chain is remembered while the trust stays the same, so that statements cost one
+//! signature check per batch.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use bytes::Bytes;
 use rustls_pki_types::CertificateDer;
+use tokio::sync::watch;
 use tram_pki::keystore::NodeKeys;
 use tram_pki::policy::Peer;
 use tram_pki::statement::Author;
+use tram_pki::trust::{ChainError, Trust as Roots};
 use tram_pki::verify;
 use tram_proto::id::CertHash;
 use tram_proto::name::NodeName;
@@ -24,6 +27,28 @@ const AUTHORS: usize = 4096;
 
 /// Batches remembered as verified; beyond them the memory starts anew.
 const BATCHES: usize = 4096;
+
+/// Why a neighbour that was let in must go.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Lapse {
+    /// Its certificates have come to their end.
+    #[error("certificate expired: {0}")]
+    Expired(String),
+    /// They are not accepted any more for any other reason.
+    #[error("certificate revoked: {0}")]
+    Revoked(String),
+}
+
+impl Lapse {
+    /// What the neighbour is told; the rest is for this node's log.
+    #[must_use]
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::Expired(_) => "certificate expired",
+            Self::Revoked(_) => "certificate revoked",
+        }
+    }
+}
 
 /// What links ask of the PKI. Refusals are texts for logs.
 pub trait Trust: Send + Sync + 'static {
@@ -42,6 +67,14 @@ pub trait Trust: Send + Sync + 'static {
     /// # Errors
     /// Which rule they break.
     fn peer(&self, certificates: &[CertificateDer<'_>]) -> Result<Signer, String>;
+    /// Whether the certificates of a link that is up hold under the present trust and clock, and until when (Unix
+    /// milliseconds) if nothing changes.
+    ///
+    /// # Errors
+    /// Why the link must end.
+    fn holds(&self, certificates: &[CertificateDer<'_>]) -> Result<u64, Lapse>;
+    /// Counts the changes of keys and trust.
+    fn changes(&self) -> watch::Receiver<u64>;
     /// Whether these certificates, leaf first, are those of a node of the overlay at any time.
     ///
     /// # Errors
@@ -54,10 +87,17 @@ pub trait Trust: Send + Sync + 'static {
     fn statement(&self, kind: Kind, signed: &Signed, chain: &[Bytes], at_ms: u64) -> Result<Signer, String>;
 }
 
-/// The trust of a node with keys and certificates.
+/// The trust of a node with keys and certificates, both of which may be replaced while it runs.
 pub struct NodeTrust {
-    keys: NodeKeys,
     clock: Clock,
+    keys: RwLock<Arc<NodeKeys>>,
+    judge: RwLock<Arc<Judge>>,
+    changes: watch::Sender<u64>,
+}
+
+/// What is trusted, and what was found to hold under it. A new trust begins with an empty memory.
+struct Judge {
+    roots: Arc<Roots>,
     authors: Mutex<HashMap<CertHash, Arc<Author>>>,
     /// The hash of signer, batch and signature, and the earliest and latest time for which it was found to hold. The
     /// statements of a batch share one signature, so it is verified once (104 µs); it holds for all times in between.
@@ -65,10 +105,46 @@ pub struct NodeTrust {
 }
 
 impl NodeTrust {
-    /// From a node's keys.
+    /// From a node's keys and the roots beside them.
     #[must_use]
     pub fn new(keys: NodeKeys, clock: Clock) -> Self {
-        Self { keys, clock, authors: Mutex::default(), batches: Mutex::default() }
+        let judge = RwLock::new(Judge::new(keys.trust().clone()));
+        Self { clock, keys: RwLock::new(Arc::new(keys)), judge, changes: watch::Sender::new(0) }
+    }
+
+    /// The keys in force.
+    #[must_use]
+    pub fn keys(&self) -> Arc<NodeKeys> {
+        self.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What is trusted now.
+    #[must_use]
+    pub fn roots(&self) -> Arc<Roots> {
+        self.judge().roots.clone()
+    }
+
+    /// Shows and signs with these keys from now on; links that are up stay as they are. The trust stays the same,
+    /// whatever stands beside the keys.
+    pub fn replace(&self, keys: NodeKeys) {
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    /// Trusts this from now on: in handshakes, for statements, and on links that are up.
+    pub fn replace_trust(&self, roots: Arc<Roots>) {
+        *self.judge.write().unwrap_or_else(PoisonError::into_inner) = Judge::new(roots);
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    fn judge(&self) -> Arc<Judge> {
+        self.judge.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Judge {
+    fn new(roots: Arc<Roots>) -> Arc<Self> {
+        Arc::new(Self { roots, authors: Mutex::default(), batches: Mutex::default() })
     }
 
     fn author(&self, signer: CertHash, chain: &[Bytes], at_ms: u64) -> Result<Arc<Author>, String> {
@@ -76,7 +152,7 @@ impl NodeTrust {
         if let Some(author) = authors.get(&signer) {
             return Ok(author.clone());
         }
-        let author = self.keys.trust().author(&certificates(chain), at_ms).map_err(|error| error.to_string())?;
+        let author = self.roots.author(&certificates(chain), at_ms).map_err(|error| error.to_string())?;
         let author = Arc::new(author);
         if authors.len() >= AUTHORS {
             authors.clear();
@@ -97,20 +173,35 @@ fn signer(peer: &Peer) -> Signer {
 impl Trust for NodeTrust {
     fn client(&self, expected: &NodeName) -> Result<rustls::ClientConfig, String> {
         let clock = self.clock.for_pki();
-        verify::link_client(&self.keys, self.keys.trust(), Some(expected.clone()), clock).map_err(|e| e.to_string())
+        verify::link_client(&self.keys(), &self.roots(), Some(expected.clone()), clock).map_err(|e| e.to_string())
     }
 
     fn server(&self) -> Result<rustls::ServerConfig, String> {
-        verify::link_server(&self.keys, self.keys.trust(), self.clock.for_pki()).map_err(|e| e.to_string())
+        verify::link_server(&self.keys(), &self.roots(), self.clock.for_pki()).map_err(|e| e.to_string())
     }
 
     fn peer(&self, certificates: &[CertificateDer<'_>]) -> Result<Signer, String> {
-        self.keys.trust().peer_of(certificates).map(|peer| signer(&peer)).map_err(|e| e.to_string())
+        self.roots().peer_of(certificates).map(|peer| signer(&peer)).map_err(|e| e.to_string())
+    }
+
+    fn holds(&self, certificates: &[CertificateDer<'_>]) -> Result<u64, Lapse> {
+        match self.roots().verify(certificates, self.clock.wall_ms()) {
+            // A node's certificate ends no later than its issuer's.
+            Ok(peer) => Ok(peer.not_after_ms),
+            Err(why @ ChainError::Expired { .. }) => Err(Lapse::Expired(why.to_string())),
+            // It was valid once, so this machine's clock was set back: that is no fault of the neighbour's.
+            Err(ChainError::NotYetValid { not_before_ms, .. }) => Ok(not_before_ms),
+            Err(why) => Err(Lapse::Revoked(why.to_string())),
+        }
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
     }
 
     fn chain(&self, chain: &[Bytes]) -> Result<(), String> {
         let chain = certificates(chain);
-        let trust = self.keys.trust();
+        let trust = self.roots();
         // As of the leaf's last second: a leaf never outlives its issuer, and statements outlive both.
         let leaf = trust.peer_of(&chain).map_err(|e| e.to_string())?;
         trust.verify(&chain, leaf.not_after_ms).map(|_| ()).map_err(|e| e.to_string())
@@ -118,17 +209,18 @@ impl Trust for NodeTrust {
 
     fn statement(&self, kind: Kind, signed: &Signed, chain: &[Bytes], at_ms: u64) -> Result<Signer, String> {
         let named = signed.signature.signer;
-        let author = self.author(named, chain, at_ms)?;
+        let judge = self.judge();
+        let author = judge.author(named, chain, at_ms)?;
         let message = signed.signature.to_verify(kind, &signed.statement);
         let message = message.ok_or("the signature does not match the statement")?;
         let mut hasher = blake3::Hasher::new();
         hasher.update(&named.0).update(&message).update(&signed.signature.signature);
         let batch = *hasher.finalize().as_bytes();
-        let known = self.batches.lock().unwrap_or_else(PoisonError::into_inner).get(&batch).copied();
+        let known = judge.batches.lock().unwrap_or_else(PoisonError::into_inner).get(&batch).copied();
         if known.is_none_or(|(earliest_ms, latest_ms)| at_ms < earliest_ms || at_ms > latest_ms) {
             author.verify(kind, signed, at_ms).map_err(|e| e.to_string())?;
             let (earliest_ms, latest_ms) = known.unwrap_or((at_ms, at_ms));
-            let mut batches = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut batches = judge.batches.lock().unwrap_or_else(PoisonError::into_inner);
             if batches.len() >= BATCHES {
                 batches.clear();
             }

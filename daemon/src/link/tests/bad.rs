@@ -434,7 +434,7 @@ async fn a_wrong_clock_is_named_with_both_times() {
 
 /// Believes every server.
 #[derive(Debug)]
-struct Credulous;
+pub(super) struct Credulous;
 
 impl ServerCertVerifier for Credulous {
     fn verify_server_cert(

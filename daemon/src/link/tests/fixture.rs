@@ -9,7 +9,8 @@ use quinn::{Connection, RecvStream, SendStream};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
-use tram_pki::authority::Authority;
+use tram_pki::authority::{Authority, Subject};
+use tram_pki::csr::LeafKey;
 use tram_pki::enrol::{Joining, answer};
 use tram_pki::keystore::{NodeKeys, found};
 use tram_pki::registry::{Registry, TOKEN_MS, TokenOrder};
@@ -85,6 +86,23 @@ impl Overlay {
         let (granted, _) = answer(&mut registry, &self.authority, &request, &[1; 32], "test", now_ms);
         NodeKeys::install(&dir, &joining.accept(granted, now_ms).expect("accepted")).expect("installed")
     }
+
+    /// A further certificate for the same node, on a new key, as if it had been made `ago_ms` ago.
+    pub(crate) fn renew(&self, keys: &NodeKeys, ago_ms: u64) -> NodeKeys {
+        let now_ms = Clock::default().wall_ms();
+        let spare = format!("spare-{}", uuid::Uuid::new_v4().simple());
+        let dir = self.dir.path().join(&spare);
+        let joining = Joining::begin(&dir, self.token(&spare, "127.0.0.1:1")).expect("begins");
+        let request = joining.request(&[1; 32], "0", now_ms);
+        let key = LeafKey::from_csr(&request.csr).expect("a CSR");
+        let (granted, _) =
+            answer(&mut self.registry.lock().expect("whole"), &self.authority, &request, &[1; 32], "test", now_ms);
+        let mut joined = joining.accept(granted, now_ms).expect("accepted");
+        let me = keys.identity();
+        let subject = Subject { id: me.id, name: me.name.clone(), role: me.role };
+        joined.chain[0] = self.authority.issue(&key, &subject, now_ms - ago_ms).expect("issued").certificate;
+        NodeKeys::install(&dir, &joined).expect("installed")
+    }
 }
 
 pub(crate) fn quic_keys(keys: &NodeKeys) -> QuicKeys {
@@ -95,6 +113,7 @@ pub(crate) fn quic_keys(keys: &NodeKeys) -> QuicKeys {
 pub(crate) struct Station {
     pub(crate) keys: NodeKeys,
     pub(crate) here: Arc<Here>,
+    pub(crate) trust: Arc<NodeTrust>,
     pub(crate) spool: Arc<dyn Spool>,
     pub(crate) endpoints: Arc<Endpoints>,
     requests: mpsc::Receiver<Request>,
@@ -128,10 +147,10 @@ impl Station {
         let (engine, requests, _) = EngineHandle::new();
         let trust = Arc::new(NodeTrust::new(keys.clone(), clock));
         let identity = (keys.identity().id, keys.identity().name.clone());
-        let here = Here::new(identity, clock, engine, spool.clone(), trust);
+        let here = Here::new(identity, clock, engine, spool.clone(), trust.clone());
         let endpoints = Arc::new(endpoints);
         let accepting = tokio::spawn(acceptor::run(here.clone(), endpoints.clone())).abort_handle();
-        Self { keys: keys.clone(), here, spool, endpoints, requests, accepting }
+        Self { keys: keys.clone(), here, trust, spool, endpoints, requests, accepting }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -302,15 +321,19 @@ impl Raw {
     }
 
     pub(crate) async fn dial_from(endpoints: Endpoints, keys: &NodeKeys, to: &Station) -> Self {
+        let connection = Self::connect(&endpoints, keys, to).await;
+        let (mut control, replies) = connection.open_bi().await.expect("opens");
+        control.write_all(&[StreamKind::Control.to_byte()]).await.expect("written");
+        Self { connection, control, replies, unread: vec![], _endpoints: endpoints }
+    }
+
+    /// A connection on which nothing was said yet.
+    pub(crate) async fn connect(endpoints: &Endpoints, keys: &NodeKeys, to: &Station) -> Connection {
         let trust = NodeTrust::new(keys.clone(), Clock::default());
         let tls = trust.client(&to.keys.identity().name).expect("TLS");
         let config = Endpoints::client(tls, Pace::default(), &Pace::default().line()).expect("QUIC");
         let endpoint = endpoints.towards(to.address()).expect("opens");
-        let connection =
-            endpoint.connect_with(config, to.address(), SERVER_NAME).expect("dials").await.expect("connects");
-        let (mut control, replies) = connection.open_bi().await.expect("opens");
-        control.write_all(&[StreamKind::Control.to_byte()]).await.expect("written");
-        Self { connection, control, replies, unread: vec![], _endpoints: endpoints }
+        endpoint.connect_with(config, to.address(), SERVER_NAME).expect("dials").await.expect("connects")
     }
 
     pub(crate) async fn open(&self, kind: StreamKind) -> SendStream {
