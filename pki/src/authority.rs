@@ -220,7 +220,11 @@ impl Authority {
     /// # Errors
     /// [`AuthorityError`].
     pub fn request(dir: &Path) -> Result<Vec<u8>, AuthorityError> {
-        let path = dir.join(CA_KEY);
+        Self::request_as(dir, CA_KEY)
+    }
+
+    pub(crate) fn request_as(dir: &Path, name: &str) -> Result<Vec<u8>, AuthorityError> {
+        let path = dir.join(name);
         let key = match keystore::read_key(&path) {
             Ok(der) => KeyPair::try_from(&der).map_err(|error| KeyError::Pem { path, why: error.to_string() })?,
             Err(KeyError::File(FileError::Missing { .. })) => {
@@ -251,7 +255,11 @@ impl Authority {
     /// # Errors
     /// [`AuthorityError`] when a file is missing, open to others, or the pair does not fit.
     pub fn open(dir: &Path) -> Result<Self, AuthorityError> {
-        Self::open_with(dir, keystore::read_key)
+        Self::open_with(dir, (CA_KEY, CA_PEM), keystore::read_key)
+    }
+
+    pub(crate) fn open_as(dir: &Path, key: &str, pem: &str) -> Result<Self, AuthorityError> {
+        Self::open_with(dir, (key, pem), keystore::read_key)
     }
 
     /// The same with a passphrase, which opens what is locked.
@@ -259,15 +267,16 @@ impl Authority {
     /// # Errors
     /// As [`Authority::open`]; [`KeyError::WrongPassphrase`].
     pub fn unlock(dir: &Path, passphrase: &Passphrase) -> Result<Self, AuthorityError> {
-        Self::open_with(dir, |path| lock::open_key(path, passphrase))
+        Self::open_with(dir, (CA_KEY, CA_PEM), |path| lock::open_key(path, passphrase))
     }
 
     fn open_with(
         dir: &Path,
+        (key, pem): (&str, &str),
         read: impl FnOnce(&Path) -> Result<PrivatePkcs8KeyDer<'static>, KeyError>,
     ) -> Result<Self, AuthorityError> {
         files::check_dir(dir)?;
-        let (root_path, ca_path, key_path) = (dir.join(ROOT_PEM), dir.join(CA_PEM), dir.join(CA_KEY));
+        let (root_path, ca_path, key_path) = (dir.join(ROOT_PEM), dir.join(pem), dir.join(key));
         let trust = keystore::load_trust(&root_path)?;
         let certificates = keystore::read_certificates(&ca_path)?;
         let key = CaKey::read(&key_path, read)?;
@@ -393,7 +402,7 @@ impl Authority {
 }
 
 /// Whether a certificate is of this key.
-fn fits(certificate: &CertificateDer<'_>, key: &CaKey) -> bool {
+pub(crate) fn fits(certificate: &CertificateDer<'_>, key: &CaKey) -> bool {
     policy::parse(certificate).is_ok_and(|parsed| parsed.public_key().raw == key.subject_public_key_info())
 }
 

@@ -139,7 +139,7 @@ impl Bundle {
     ///
     /// # Errors
     /// [`KeyError`] when `root.pem` cannot be used.
-    pub fn load(dir: &Path, now_ms: u64) -> Result<(Self, Vec<String>), KeyError> {
+    pub fn load(dir: &Path) -> Result<(Self, Vec<String>), KeyError> {
         let root_path = dir.join(ROOT_PEM);
         let mut bundle = Self::new(keystore::read_certificates(&root_path)?)
             .map_err(|source| KeyError::Trust { path: root_path, source })?;
@@ -151,7 +151,7 @@ impl Bundle {
         let mut left_out = Vec::new();
         for object in objects(bytes) {
             let taken = object.map_err(|error| error.to_string()).and_then(|object| {
-                bundle.take(&object, now_ms).map_err(|error| format!("{:?}: {error}", object.item.key))
+                bundle.take_again(&object).map_err(|error| format!("{:?}: {error}", object.item.key))
             });
             if let Err(why) = taken {
                 left_out.push(why);
@@ -283,6 +283,16 @@ impl Bundle {
             ObjectKey::Roots => self.take_roots(object),
             ObjectKey::Authority(id) => self.take_authority(id, object, now_ms),
             ObjectKey::Crl(id) => self.take_crl(id, object, now_ms),
+            ObjectKey::Notice(id) => self.take_notice(id, object),
+        }
+    }
+
+    /// Takes what was taken before: a clock that has fallen back since must not lose a revocation.
+    fn take_again(&mut self, object: &Object) -> Result<bool, ObjectError> {
+        match object.item.key {
+            ObjectKey::Roots => self.take_roots(object),
+            ObjectKey::Authority(id) => self.take_authority(id, object, 0),
+            ObjectKey::Crl(id) => self.take_crl(id, object, u64::MAX),
             ObjectKey::Notice(id) => self.take_notice(id, object),
         }
     }

@@ -157,6 +157,15 @@ pub(crate) fn adopt(file: &File, path: &Path) -> io::Result<()> {
     std::os::unix::fs::fchown(file, Some(dir.uid()), Some(dir.gid()))
 }
 
+/// Removes a file, durably; one that is gone already is no fault.
+pub(crate) fn remove(path: &Path) -> Result<(), FileError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_at(path)(error)),
+        _ => {}
+    }
+    sync_parent(path)
+}
+
 /// Gives a file another name in its directory, durably, in place of whatever had it.
 pub(crate) fn rename(from: &Path, to: &Path) -> Result<(), FileError> {
     fs::rename(from, to).map_err(io_at(from))?;

@@ -8,6 +8,7 @@
 //! | [`journal`] | hash-chained lines: the audit log and its copies at the parent |
 //! | [`token`], [`enrol`] | how a new node joins |
 //! | [`renew`] | how a node gets its next certificate, and a province its CA |
+//! | [`rotate`] | how a root is exchanged |
 //! | [`policy`], [`trust`] | who a certificate speaks for; whether its chain holds |
 //! | [`verify`] | TLS configurations for links and for joining |
 //! | [`statement`] | signs and verifies statements |
@@ -32,6 +33,7 @@ pub mod lock;
 pub mod policy;
 pub mod registry;
 pub mod renew;
+pub mod rotate;
 pub mod statement;
 pub mod token;
 pub mod trust;

@@ -23,7 +23,7 @@ fn a_bundle_reads_back_from_its_file_and_from_its_objects() {
     let mut tree = Tree::new();
     tree.province("can-tho", NOW_MS);
     tree.bundle.save(tree.central.dir()).expect("written");
-    let (read, left_out) = Bundle::load(tree.central.dir(), NOW_MS).expect("read");
+    let (read, left_out) = Bundle::load(tree.central.dir()).expect("read");
     assert!(left_out.is_empty(), "{left_out:?}");
     assert_eq!(read.have(), tree.bundle.have());
     assert_eq!(read.have().len(), 5, "two CAs and three lists");
@@ -203,6 +203,23 @@ fn row_14_a_missing_list_refuses_and_a_stale_one_alarms() {
     // A node that has just joined, or comes from a release without lists, holds none at all.
     let fresh = Bundle::new(tree.bundle.roots().to_vec()).expect("a root");
     fresh.trust().expect("roots").admit(&chain, NOW_MS).expect("the first link brings them");
+}
+
+#[test]
+fn row_17_a_clock_that_fell_back_to_1970_keeps_what_was_revoked() {
+    let mut tree = Tree::new();
+    let mut province = tree.province("can-tho", NOW_MS);
+    let chain = province.issue("ninh-kieu.can-tho", NOW_MS);
+    province.registry.revoke("ninh-kieu.can-tho", Reason::Withdrawn, OWN, "lan", NOW_MS).expect("known");
+    tree.take(&province.list(NOW_MS)).expect("taken");
+    tree.bundle.save(tree.central.dir()).expect("written");
+    // Reading takes no clock at all.
+    let (read, left_out) = Bundle::load(tree.central.dir()).expect("read");
+    assert!(left_out.is_empty(), "{left_out:?}");
+    let error = read.trust().expect("roots").admit(&chain, NOW_MS).expect_err("revoked");
+    assert!(matches!(error, ChainError::Revoked { .. }), "{error}");
+    // And a list made by that clock is not ahead of anyone's.
+    assert_eq!(tree.bundle.take(&province.list(NOW_MS), 0), Err(CrlError::Ahead.into()));
 }
 
 #[test]

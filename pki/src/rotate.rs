@@ -1,0 +1,523 @@
+//! Exchanging the root, or a CA's key, while the overlay works: begin, switch, finish.
+//!
+//! `begin` makes the next root, lets it vouch for every CA, and asks everyone to trust both. `switch` makes it the one that
+//! tokens name. `finish` drops the old one, once everyone has said that it trusts the next. Each step is objects of the
+//! bundle and files beside `root.key`, so a step broken off is taken again. Works on files, with no daemon and no network.
+//! `research/pki.md` §3d, §4 "Root rotation".
+
+use std::path::Path;
+
+use rustls_pki_types::CertificateDer;
+use tram_proto::pki::{Item, Object, ObjectKey};
+
+use crate::authority::{Authority, AuthorityError, CaKey, Root, fits, unsigned_list};
+use crate::bundle::{Bundle, ObjectError};
+use crate::csr::LeafKey;
+use crate::files::{self, FileError};
+use crate::hash::Sha256;
+use crate::keystore::{self, CA_KEY, CA_PEM, KeyError, ROOT_KEY, ROOT_PEM};
+use crate::policy;
+use crate::registry::{Registry, RegistryError};
+
+/// The next root's key until the switch.
+pub const ROOT_KEY_NEXT: &str = "root-next.key";
+/// Its certificate, until the bundle has it.
+pub const ROOT_PEM_NEXT: &str = "root-next.pem";
+/// The old root's key from the switch on.
+pub const ROOT_KEY_OLD: &str = "root-old.key";
+
+/// How far an exchange of roots is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// None is under way.
+    None,
+    /// Both are trusted; tokens name the old one.
+    Begun,
+    /// Both are trusted; tokens name the new one.
+    Switched,
+}
+
+impl Stage {
+    /// The word for people and JSON.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Begun => "begun",
+            Self::Switched => "switched",
+        }
+    }
+}
+
+/// Why a step was not taken.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RotateError {
+    /// Keys and files.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    /// The registry.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// Our own bundle does not take it.
+    #[error("this node's own bundle refuses the step: {0}")]
+    Object(#[from] ObjectError),
+    /// The root's key is elsewhere.
+    #[error("the root's key is not here: run this where it is, with a copy of this node's pki directory beside it")]
+    NoRoot,
+    /// Another step is due.
+    #[error("the exchange of roots is at stage `{}`: {cure}", .stage.as_str())]
+    Stage {
+        /// Where it is.
+        stage: Stage,
+        /// What to do.
+        cure: &'static str,
+    },
+    /// Somebody would be left behind.
+    #[error(
+        "{count} nodes do not trust the new root yet: {names}. Wait for them, or leave them behind with --abandon NAME",
+        count = .0.len(), names = .0.join(", ")
+    )]
+    Stragglers(Vec<String>),
+}
+
+impl From<KeyError> for RotateError {
+    fn from(error: KeyError) -> Self {
+        Self::Authority(error.into())
+    }
+}
+
+impl From<FileError> for RotateError {
+    fn from(error: FileError) -> Self {
+        Self::Authority(error.into())
+    }
+}
+
+/// How far it is, by the files in `dir`.
+#[must_use]
+pub fn stage(dir: &Path) -> Stage {
+    if dir.join(ROOT_KEY_OLD).exists() {
+        Stage::Switched
+    } else if dir.join(ROOT_KEY_NEXT).exists() {
+        Stage::Begun
+    } else {
+        Stage::None
+    }
+}
+
+/// Every root whose key is in `dir`.
+///
+/// # Errors
+/// [`AuthorityError`].
+pub fn roots(dir: &Path) -> Result<Vec<Root>, AuthorityError> {
+    let mut found = Vec::new();
+    for (key, pem) in [(ROOT_KEY, ROOT_PEM), (ROOT_KEY_NEXT, ROOT_PEM_NEXT), (ROOT_KEY_OLD, ROOT_PEM)] {
+        found.extend(Root::open_as(dir, key, pem, keystore::read_key)?);
+    }
+    Ok(found)
+}
+
+fn list(bundle: &Bundle, roots: &[&Root], signers: &[&Root], now_ms: u64) -> Result<Object, AuthorityError> {
+    let certificates: Vec<CertificateDer<'static>> = roots.iter().map(|root| root.certificate().clone()).collect();
+    let version = bundle.version() + 1;
+    let mut list = unsigned_list(bundle.zone(), version, &certificates, now_ms);
+    signers.iter().try_for_each(|root| root.sign(&mut list))?;
+    Ok(Object { item: Item { key: ObjectKey::Roots, version }, content: list.encode() })
+}
+
+/// The next root vouches for every CA that lives, and says what is revoked.
+fn vouch(
+    bundle: &Bundle,
+    next: &Root,
+    registry: &mut Registry,
+    by: &str,
+    now_ms: u64,
+) -> Result<Vec<Object>, RotateError> {
+    let mut out = Vec::new();
+    let mut done: Vec<Sha256> =
+        bundle.authorities().filter(|known| known.root == next.id()).map(|known| known.ca.key).collect();
+    for known in bundle.authorities() {
+        if done.contains(&known.ca.key) || bundle.is_revoked(known) || known.ca.not_after_ms <= now_ms {
+            continue;
+        }
+        done.push(known.ca.key);
+        let parsed = policy::parse(&known.der).map_err(ObjectError::from)?;
+        let key = LeafKey::of_spki(parsed.public_key().raw)
+            .map_err(|error| AuthorityError::Make { what: "CA certificate", why: error.to_string() })?;
+        let certificate = next.certify(&key, &known.ca.scope, now_ms)?;
+        registry.certified(known.ca.key, &known.ca.scope, by, now_ms)?;
+        let id = ObjectKey::Authority(Sha256::of(&certificate).0);
+        out.push(Object { item: Item { key: id, version: 1 }, content: certificate.to_vec().into() });
+    }
+    let number = registry.next_crl(true, 0, now_ms)?;
+    let content = next.crl(&registry.root_revoked(), number, now_ms)?.into();
+    out.push(Object { item: Item { key: ObjectKey::Crl(next.id().0), version: number }, content });
+    Ok(out)
+}
+
+fn take_all(bundle: &mut Bundle, objects: &[Object], now_ms: u64) -> Result<(), ObjectError> {
+    objects.iter().try_for_each(|object| bundle.take(object, now_ms).map(|_| ()))
+}
+
+fn present(dir: &Path) -> Result<Root, RotateError> {
+    Root::open(dir)?.ok_or(RotateError::NoRoot)
+}
+
+fn other(dir: &Path, key: &str, pem: &str) -> Result<Root, RotateError> {
+    Root::open_as(dir, key, pem, keystore::read_key)?.ok_or(RotateError::NoRoot)
+}
+
+/// Makes the next root and asks everyone to trust both. The objects are in `bundle` and saved when this returns.
+///
+/// # Errors
+/// [`RotateError`]; nobody has been told of anything then.
+pub fn begin(
+    dir: &Path,
+    bundle: &mut Bundle,
+    registry: &mut Registry,
+    by: &str,
+    now_ms: u64,
+) -> Result<Vec<Object>, RotateError> {
+    let old = present(dir)?;
+    let known = |root: &Root| bundle.roots().contains(root.certificate());
+    let next = match Root::open_as(dir, ROOT_KEY_NEXT, ROOT_PEM_NEXT, keystore::read_key)? {
+        Some(next) if known(&next) => {
+            let cure = "go on with `tram pki rotate root switch`";
+            return Err(RotateError::Stage { stage: Stage::Begun, cure });
+        }
+        // A begin that was broken off.
+        Some(next) => next,
+        None if stage(dir) == Stage::Switched => {
+            let cure = "end it first with `tram pki rotate root finish`";
+            return Err(RotateError::Stage { stage: Stage::Switched, cure });
+        }
+        None => {
+            let (next, key) = Root::make(bundle.zone(), now_ms)?;
+            keystore::write_certificates(&dir.join(ROOT_PEM_NEXT), std::slice::from_ref(next.certificate()))?;
+            keystore::write_key(&dir.join(ROOT_KEY_NEXT), &key)?;
+            next
+        }
+    };
+    registry.note("root", "root_rotation_begun", by, now_ms)?;
+    let mut objects = vec![list(bundle, &[&old, &next], &[&old, &next], now_ms)?];
+    let mut changed = bundle.clone();
+    take_all(&mut changed, &objects, now_ms)?;
+    let vouched = vouch(&changed, &next, registry, by, now_ms)?;
+    take_all(&mut changed, &vouched, now_ms)?;
+    changed.save(dir)?;
+    *bundle = changed;
+    objects.extend(vouched);
+    Ok(objects)
+}
+
+/// Makes the next root the one that tokens and new certificates name.
+///
+/// # Errors
+/// [`RotateError`].
+pub fn switch(
+    dir: &Path,
+    bundle: &mut Bundle,
+    registry: &mut Registry,
+    by: &str,
+    now_ms: u64,
+) -> Result<Vec<Object>, RotateError> {
+    if stage(dir) != Stage::Begun {
+        let cure = "begin it with `tram pki rotate root begin`, or end it with `finish`";
+        return Err(RotateError::Stage { stage: stage(dir), cure });
+    }
+    let (old, next) = (present(dir)?, other(dir, ROOT_KEY_NEXT, ROOT_PEM_NEXT)?);
+    registry.note("root", "root_rotation_switched", by, now_ms)?;
+    let mut objects = vec![list(bundle, &[&next, &old], &[&next, &old], now_ms)?];
+    let mut changed = bundle.clone();
+    take_all(&mut changed, &objects, now_ms)?;
+    // CAs that came after `begin`.
+    let vouched = vouch(&changed, &next, registry, by, now_ms)?;
+    take_all(&mut changed, &vouched, now_ms)?;
+    changed.save(dir)?;
+    files::rename(&dir.join(ROOT_KEY), &dir.join(ROOT_KEY_OLD))?;
+    files::rename(&dir.join(ROOT_KEY_NEXT), &dir.join(ROOT_KEY))?;
+    *bundle = changed;
+    objects.extend(vouched);
+    Ok(objects)
+}
+
+/// Drops the old root. `stragglers` are the nodes that have not said that they trust the new one.
+///
+/// # Errors
+/// [`RotateError::Stragglers`] while there are any.
+pub fn finish(
+    dir: &Path,
+    bundle: &mut Bundle,
+    registry: &mut Registry,
+    stragglers: Vec<String>,
+    by: &str,
+    now_ms: u64,
+) -> Result<Vec<Object>, RotateError> {
+    if stage(dir) != Stage::Switched {
+        let cure = "`begin` and `switch` come first";
+        return Err(RotateError::Stage { stage: stage(dir), cure });
+    }
+    if !stragglers.is_empty() {
+        return Err(RotateError::Stragglers(stragglers));
+    }
+    let (next, old) = (present(dir)?, other(dir, ROOT_KEY_OLD, ROOT_PEM)?);
+    registry.note("root", "root_rotation_finished", by, now_ms)?;
+    // Signed by the old one as well: a node that was away all the time still trusts only that.
+    let objects = vec![list(bundle, &[&next], &[&next, &old], now_ms)?];
+    let mut changed = bundle.clone();
+    take_all(&mut changed, &objects, now_ms)?;
+    changed.save(dir)?;
+    files::remove(&dir.join(ROOT_KEY_OLD))?;
+    files::remove(&dir.join(ROOT_PEM_NEXT))?;
+    *bundle = changed;
+    Ok(objects)
+}
+
+/// The whole exchange at once, because the old root's key was stolen: nobody is waited for. Nodes that are linked take it
+/// within seconds; the others need the new `root.pem` by hand, for whoever has the old key can sign lists as well.
+///
+/// # Errors
+/// [`RotateError`].
+pub fn at_once(
+    dir: &Path,
+    bundle: &mut Bundle,
+    registry: &mut Registry,
+    by: &str,
+    now_ms: u64,
+) -> Result<Vec<Object>, RotateError> {
+    let mut objects = Vec::new();
+    if stage(dir) == Stage::None {
+        objects.extend(begin(dir, bundle, registry, by, now_ms)?);
+    }
+    if stage(dir) == Stage::Begun {
+        objects.extend(switch(dir, bundle, registry, by, now_ms)?);
+    }
+    objects.extend(finish(dir, bundle, registry, Vec::new(), by, now_ms)?);
+    Ok(objects)
+}
+
+/// What a node shows after its leaf: its CA under every root, the newest root's first. What it showed before stays until
+/// it expires, for neighbours that have missed the exchange; `most` certificates at most.
+#[must_use]
+pub fn shown(
+    bundle: &Bundle,
+    issuer: &Sha256,
+    before: &[CertificateDer<'static>],
+    most: usize,
+    now_ms: u64,
+) -> Vec<CertificateDer<'static>> {
+    let mut out = bundle.certificates_of(issuer);
+    for old in before {
+        let lives = policy::parse(old).is_ok_and(|p| policy::ms(p.validity().not_after.timestamp()) > now_ms);
+        if lives && !out.contains(old) {
+            out.push(old.clone());
+        }
+    }
+    out.truncate(most);
+    out
+}
+
+/// The key of this node's next CA until its certificate is here.
+pub const CA_KEY_NEXT: &str = "ca-next.key";
+const CA_PEM_NEXT: &str = "ca-next.pem";
+/// Before the first eight digits of its key's SHA-256: a CA that only makes revocation lists any more.
+const CA_OLD: &str = "ca-old-";
+
+/// The request for a certificate on this node's next CA key, which is made if there is none.
+///
+/// # Errors
+/// [`AuthorityError`].
+pub fn ca_begin(dir: &Path) -> Result<Vec<u8>, AuthorityError> {
+    ca_settle(dir)?;
+    Authority::request_as(dir, CA_KEY_NEXT)
+}
+
+/// Puts the next CA key into use, with the certificates that roots gave it. The old one goes on making revocation lists
+/// until [`ca_finish`]. Answers false when the certificates are of another key.
+///
+/// # Errors
+/// [`AuthorityError`].
+pub fn ca_switch(dir: &Path, certificates: &[CertificateDer<'static>]) -> Result<bool, AuthorityError> {
+    let key = match CaKey::read(&dir.join(CA_KEY_NEXT), keystore::read_key) {
+        Ok(key) => key,
+        Err(KeyError::File(FileError::Missing { .. })) => return Ok(false),
+        Err(error) => return Err(error.into()),
+    };
+    if certificates.is_empty() || !certificates.iter().all(|one| fits(one, &key)) {
+        return Ok(false);
+    }
+    keystore::write_certificates(&dir.join(CA_PEM_NEXT), certificates)?;
+    ca_settle(dir)?;
+    Ok(true)
+}
+
+/// Ends a switch that was broken off: where the next certificate stands, the next key comes into use.
+///
+/// # Errors
+/// [`AuthorityError`].
+pub fn ca_settle(dir: &Path) -> Result<(), AuthorityError> {
+    let (next, certificates) = (dir.join(CA_KEY_NEXT), dir.join(CA_PEM_NEXT));
+    if !certificates.exists() {
+        return Ok(());
+    }
+    let (key, pem) = (dir.join(CA_KEY), dir.join(CA_PEM));
+    if next.exists() {
+        // The certificate first: as long as it is under its own name, the key is too.
+        if let (true, Ok(old)) = (key.exists(), keystore::read_certificates(&pem)) {
+            let id = old.first().and_then(|der| policy::parse(der).ok().map(|p| Sha256::of(p.public_key().raw)));
+            let id = id.map(|id| id.to_string()).unwrap_or_default();
+            let name = format!("{CA_OLD}{}", id.get(..8).unwrap_or_default());
+            keystore::write_certificates(&dir.join(format!("{name}.pem")), &old)?;
+            files::rename(&key, &dir.join(format!("{name}.key")))?;
+        }
+        files::rename(&next, &key)?;
+    }
+    Ok(files::rename(&certificates, &pem)?)
+}
+
+/// The CAs of this node that only make revocation lists any more.
+///
+/// # Errors
+/// [`AuthorityError`].
+pub fn ca_old(dir: &Path) -> Result<Vec<Authority>, AuthorityError> {
+    let entries = std::fs::read_dir(dir).map_err(files::io_at(dir))?;
+    let mut names: Vec<String> = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.retain(|name| name.starts_with(CA_OLD) && name.ends_with(".key"));
+    names.sort();
+    let pem = |name: &str| format!("{}.pem", name.trim_end_matches(".key"));
+    names.iter().map(|name| Authority::open_as(dir, name, &pem(name))).collect()
+}
+
+/// Forgets the old CA keys, when nothing that they certified is in use any more.
+///
+/// # Errors
+/// [`RotateError::Stragglers`] while something is.
+pub fn ca_finish(dir: &Path, stragglers: Vec<String>) -> Result<usize, RotateError> {
+    if !stragglers.is_empty() {
+        return Err(RotateError::Stragglers(stragglers));
+    }
+    let old = ca_old(dir)?;
+    for one in &old {
+        let id = one.id().to_string();
+        let name = format!("{CA_OLD}{}", id.get(..8).unwrap_or_default());
+        files::remove(&dir.join(format!("{name}.key")))?;
+        files::remove(&dir.join(format!("{name}.pem")))?;
+    }
+    Ok(old.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::{NOW_MS, Tree};
+    use crate::registry::TOKEN_MS;
+
+    fn steps(tree: &mut Tree) -> (&Path, &mut Bundle, &mut Registry) {
+        (tree.central.dir(), &mut tree.bundle, &mut tree.registry)
+    }
+
+    #[test]
+    fn a_root_is_exchanged_step_by_step_and_no_step_twice() {
+        let mut tree = Tree::new();
+        let mut province = tree.province("can-tho", NOW_MS);
+        let chain = province.issue("ninh-kieu.can-tho", NOW_MS);
+        let (absent, old) = (tree.bundle.clone(), tree.root.certificate().clone());
+        let (dir, bundle, registry) = steps(&mut tree);
+        assert!(matches!(switch(dir, bundle, registry, "lan", NOW_MS), Err(RotateError::Stage { .. })));
+        let begun = begin(dir, bundle, registry, "lan", NOW_MS).expect("begun");
+        assert_eq!(begun.len(), 4, "the list, two CAs, the new root's revocation list");
+        assert_eq!((stage(dir), bundle.roots().len()), (Stage::Begun, 2));
+        assert_eq!(bundle.roots()[0], old, "tokens name the old one");
+        assert!(matches!(begin(dir, bundle, registry, "lan", NOW_MS), Err(RotateError::Stage { .. })));
+        switch(dir, bundle, registry, "lan", NOW_MS + TOKEN_MS).expect("switched");
+        assert_eq!((stage(dir), bundle.roots()[1].clone()), (Stage::Switched, old.clone()));
+        let issuer = province.authority.id();
+        let shown = shown(bundle, &issuer, &chain[1..], 3, NOW_MS);
+        assert_eq!(shown.len(), 2);
+        finish(dir, bundle, registry, Vec::new(), "lan", NOW_MS + TOKEN_MS).expect("finished");
+        assert_eq!((stage(dir), bundle.roots().len()), (Stage::None, 1));
+        assert_ne!(bundle.roots()[0], old);
+        let new = bundle.trust().expect("roots");
+        new.admit(&chain, NOW_MS).expect("its leaf was not issued again");
+        let (read, left_out) = Bundle::load(dir).expect("loads");
+        assert_eq!((read.have(), left_out), (bundle.have(), Vec::new()));
+        assert_eq!(Root::open(dir).expect("opens").expect("a key").certificate(), &read.roots()[0]);
+
+        // A node that was away all the time meets one that shows both, learns, and is believed.
+        let both: Vec<_> = std::iter::once(chain[0].clone()).chain(shown).collect();
+        absent.trust().expect("roots").admit(&both, NOW_MS).expect("by the old root");
+        let mut absent = absent;
+        for item in bundle.have() {
+            absent.take(&bundle.object(item.key).expect("there"), NOW_MS + TOKEN_MS).expect("taken");
+        }
+        assert_eq!(absent.have(), bundle.have());
+    }
+
+    #[test]
+    fn row_25_finishing_with_stragglers_is_refused_with_their_names() {
+        let mut tree = Tree::new();
+        let (dir, bundle, registry) = steps(&mut tree);
+        begin(dir, bundle, registry, "lan", NOW_MS).expect("begun");
+        switch(dir, bundle, registry, "lan", NOW_MS).expect("switched");
+        let names = vec!["can-tho".to_owned(), "an-giang".to_owned()];
+        let error = finish(dir, bundle, registry, names, "lan", NOW_MS).expect_err("two are missing").to_string();
+        assert!(error.contains("can-tho, an-giang") && error.contains("--abandon"), "{error}");
+        assert_eq!((stage(dir), bundle.roots().len()), (Stage::Switched, 2));
+    }
+
+    #[test]
+    fn a_begin_that_was_broken_off_goes_on_with_the_same_key() {
+        let mut tree = Tree::new();
+        let before = tree.bundle.clone();
+        let (dir, bundle, registry) = steps(&mut tree);
+        begin(dir, bundle, registry, "lan", NOW_MS).expect("begun");
+        let next = bundle.roots()[1].clone();
+        // As if the power had gone before the bundle was saved.
+        *bundle = before;
+        begin(dir, bundle, registry, "lan", NOW_MS + 1000).expect("begun again");
+        assert_eq!(bundle.roots()[1], next);
+    }
+
+    #[test]
+    fn a_ca_key_is_exchanged_and_the_old_one_goes_on_listing() {
+        let mut tree = Tree::new();
+        let dir = tree.central.dir().to_owned();
+        let old = Authority::open(&dir).expect("opens");
+        let csr = ca_begin(&dir).expect("a key");
+        assert_eq!(
+            LeafKey::from_csr(&csr).map(|k| k.hash()),
+            LeafKey::from_csr(&ca_begin(&dir).expect("again")).map(|k| k.hash())
+        );
+        let key = LeafKey::from_csr(&csr).expect("P-256");
+        let certificate = tree.root.certify(&key, old.scope(), NOW_MS + 1000).expect("certified");
+        assert!(!ca_switch(&dir, old.certificates()).expect("another key"));
+        // The power goes after the certificate was written.
+        keystore::write_certificates(&dir.join(CA_PEM_NEXT), std::slice::from_ref(&certificate)).expect("written");
+        ca_settle(&dir).expect("ended");
+        let new = Authority::open(&dir).expect("opens");
+        assert_eq!((new.certificate(), new.id()), (&certificate, key.hash()));
+        let left = ca_old(&dir).expect("opens");
+        assert_eq!(left.iter().map(Authority::id).collect::<Vec<_>>(), [old.id()]);
+        tree.take_authority(&certificate);
+        let list = crate::fixtures::list_of(&left[0], &tree.registry, 50, NOW_MS);
+        assert_eq!(tree.take(&list), Ok(true));
+        let name = "can-tho".parse().expect("name");
+        assert_eq!(tree.bundle.closest(&name, NOW_MS).map(|ca| ca.key), Some(new.id()));
+        assert!(matches!(ca_finish(&dir, vec!["can-tho".to_owned()]), Err(RotateError::Stragglers(_))));
+        assert_eq!(ca_finish(&dir, Vec::new()).expect("finished"), 1);
+        assert!(ca_old(&dir).expect("opens").is_empty());
+    }
+
+    #[test]
+    fn a_stolen_root_is_exchanged_at_once() {
+        let mut tree = Tree::new();
+        let old = tree.root.certificate().clone();
+        let (dir, bundle, registry) = steps(&mut tree);
+        at_once(dir, bundle, registry, "lan", NOW_MS).expect("exchanged");
+        assert!(!bundle.roots().contains(&old) && !dir.join(ROOT_KEY_OLD).exists());
+        // Who was not linked takes the new root by hand, whatever has been signed with the old one.
+        let mut alone = Bundle::new(vec![old]).expect("a root");
+        alone.pin(bundle.roots().to_vec()).expect("of the same zone");
+        assert_eq!(alone.take(&bundle.object(ObjectKey::Roots).expect("a list"), NOW_MS), Ok(true));
+    }
+}
