@@ -19,5 +19,6 @@ pub mod plan;
 pub mod reload;
 pub mod run;
 pub mod setup;
+pub mod shelf;
 pub mod spool;
 mod view;

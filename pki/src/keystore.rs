@@ -460,6 +460,34 @@ impl NodeKeys {
         Self::load(dir)
     }
 
+    /// The same node with another chain, and the key it is of: to be tried before [`commit_staged`] puts it into use.
+    ///
+    /// # Errors
+    /// [`KeyError`] when they do not fit together.
+    pub fn renewed(&self, dir: &Path, chain: Vec<CertificateDer<'static>>, key: &KeyPair) -> Result<Self, KeyError> {
+        let (key_path, chain_path) = (dir.join(NODE_KEY_NEXT), dir.join(NODE_PEM));
+        let of_chain = |error: policy::PolicyError| KeyError::Chain { path: chain_path.clone(), source: error.into() };
+        let identity = self.trust.peer_of(&chain).map_err(of_chain)?;
+        let der = PrivatePkcs8KeyDer::from(key.serialize_der());
+        let fits = chain.first().is_some_and(|leaf| is_key_of(&der, leaf));
+        if !fits || identity.id != self.identity.id {
+            return Err(KeyError::Mismatch { key: key_path, certificate: chain_path });
+        }
+        let signer = Signer::new(&der, identity.certificate)
+            .map_err(|error| KeyError::Pem { path: key_path, why: error.to_string() })?;
+        Ok(Self { chain, key: Arc::new(der), identity, signer, ..self.clone() })
+    }
+
+    /// The same node and key, showing these certificates after its own, also after a restart.
+    ///
+    /// # Errors
+    /// [`KeyError`].
+    pub fn show(&self, dir: &Path, issuers: &[CertificateDer<'static>]) -> Result<Self, KeyError> {
+        let chain: Vec<CertificateDer<'static>> = self.chain.first().into_iter().chain(issuers).cloned().collect();
+        write_certificates(&dir.join(NODE_PEM), &chain)?;
+        Ok(Self { chain, ..self.clone() })
+    }
+
     /// Who this node is; `not_after_ms` says when its certificate expires.
     #[must_use]
     pub const fn identity(&self) -> &Peer {
