@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use jiff::{SpanRelativeTo, Timestamp, Zoned, civil};
+use tram_pki::journal::Head;
 use tram_proto::envelope::Precedence;
 use tram_proto::id::MessageId;
 use tram_proto::limits;
@@ -44,6 +45,9 @@ pub(crate) enum Command {
     /// Tokens with which new nodes join
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Certificates and keys: the lock of the CA, its audit log, backup and restore
+    #[command(subcommand)]
+    Pki(PkiCommand),
     /// The node on one screen
     Status(StatusArgs),
     /// Links to neighbouring nodes
@@ -285,6 +289,97 @@ pub(crate) enum TokenCommand {
         /// The token's id, or the node's name
         token: String,
     },
+}
+
+/// Most of these work on the node's files, with no daemon and no network.
+#[derive(Debug, Subcommand)]
+pub(crate) enum PkiCommand {
+    /// Have the node forget the CA's opened key: it issues nothing until `unlock`. Or set the passphrase
+    Lock(LockArgs),
+    /// Open the CA's locked key in the running node
+    Unlock {
+        #[command(flatten)]
+        passphrase: PassphraseArgs,
+    },
+    /// The audit log: what was issued, to whom, by whom
+    #[command(subcommand)]
+    Audit(AuditCommand),
+    /// Write keys, registry, audit log and config into one encrypted file; the spool is never in it
+    Backup(BackupArgs),
+    /// Put a backup in place on a machine without keys
+    Restore(RestoreArgs),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct PassphraseArgs {
+    /// The file whose first line is the passphrase; - reads it from standard input
+    #[arg(long, value_name = "FILE")]
+    pub(crate) passphrase_file: Option<PathBuf>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct LockArgs {
+    /// Encrypt the keys of root and CA on the disk; without --passphrase-file a passphrase is made and shown once
+    #[arg(long, conflicts_with = "remove")]
+    pub(crate) set: bool,
+    /// Take the encryption away
+    #[arg(long)]
+    pub(crate) remove: bool,
+    #[command(flatten)]
+    pub(crate) passphrase: PassphraseArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AuditCommand {
+    /// Check that no line was changed, removed or moved; names the first that was (exit code 1)
+    Verify {
+        /// The log [default: this node's]
+        file: Option<PathBuf>,
+        /// The end it had once, as this command printed it; finds lines cut off since
+        #[arg(long, value_name = "NUMBER:HASH")]
+        head: Option<Head>,
+        /// Another copy, such as the parent's; finds the same
+        #[arg(long, value_name = "FILE")]
+        copy: Option<PathBuf>,
+        /// The number of the first line, for a part that was exported
+        #[arg(long, value_name = "NUMBER", default_value = "1", value_parser = clap::value_parser!(u64).range(1..))]
+        since: u64,
+    },
+    /// Write the log, or its end, into a file
+    Export {
+        /// The file; - is standard output
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// From this line on
+        #[arg(long, value_name = "NUMBER", default_value = "1", value_parser = clap::value_parser!(u64).range(1..))]
+        since: u64,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct BackupArgs {
+    /// The file; an older backup there is replaced
+    pub(crate) file: PathBuf,
+    /// Leave the private keys out
+    #[arg(long)]
+    pub(crate) without_keys: bool,
+    #[command(flatten)]
+    pub(crate) passphrase: PassphraseArgs,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct RestoreArgs {
+    /// The backup; left out, --accept-loss speaks of the one that was restored already
+    #[arg(required_unless_present = "accept_loss")]
+    pub(crate) file: Option<PathBuf>,
+    /// Issue certificates without having heard what was issued and revoked after the backup
+    #[arg(long)]
+    pub(crate) accept_loss: bool,
+    /// Only open the backup and say what is in it
+    #[arg(long, conflicts_with = "accept_loss")]
+    pub(crate) check: bool,
+    #[command(flatten)]
+    pub(crate) passphrase: PassphraseArgs,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -6,17 +6,21 @@
 //! | `exit` | exit codes, and which failure gets which |
 //! | `send`, `recv`, `trace`, `receipt`, `message`, `inbox`, `node`, `plan`, `token`, `status` | one command each |
 //! | `recv::ledger`, `recv::name` | exactly once on disk; file names that are safe there |
+//! | `pki` | keys at rest, audit log, backup: on the node's files where no daemon is needed |
+//! | `passphrase` | from a file, a pipe or a terminal |
 //! | `verify` | receipts checked offline, with nothing but the root certificate |
 //! | `show` | tables, JSON, times |
 //!
 //! Data goes to stdout, talk to stderr. Never reads a node's files: it asks the daemon, except for `receipt verify`,
-//! which needs none.
+//! which needs none, and `pki`, which has to work when there is none.
 
 mod args;
 mod exit;
 mod inbox;
 mod message;
 mod node;
+mod passphrase;
+mod pki;
 mod plan;
 mod receipt;
 mod recv;
@@ -73,6 +77,7 @@ fn perform(args: Args) -> Result<(), Failure> {
         Command::Message(command) => wait(Box::pin(message::run(&place, command, json))),
         Command::Inbox(command) => wait(Box::pin(inbox::run(&place, command, json))),
         Command::Token(command) => wait(Box::pin(token::run(&place, command, json))),
+        Command::Pki(command) => wait(Box::pin(pki::run(args.dir.as_deref(), command, json))),
         Command::Status(args) => wait(Box::pin(status::status(&place, args, json))),
         Command::Link(args::LinkCommand::List) => wait(Box::pin(status::links(&place, json))),
         Command::Node(command) => wait(Box::pin(node::node(&place, command, json))),

@@ -190,4 +190,32 @@ impl Admin {
         self.admin.clone().token_cancel(api::TokenCancelRequest { token: token.to_owned() }).await?;
         Ok(())
     }
+
+    /// Opens the CA's locked key.
+    ///
+    /// # Errors
+    /// [`Error`]; code `wrong_passphrase`, after a second; `ca_locked` when it cannot be opened for another reason.
+    pub async fn unlock(&self, passphrase: &str) -> Result<(), Error> {
+        let request = api::PkiUnlockRequest { passphrase: passphrase.to_owned() };
+        self.admin.clone().pki_unlock(request).await?;
+        Ok(())
+    }
+
+    /// Has the node forget the CA's opened key: nothing is issued until it is unlocked.
+    ///
+    /// # Errors
+    /// [`Error`]; code `not_locked` when the key file is not encrypted, so that anyone could open it again.
+    pub async fn lock(&self) -> Result<(), Error> {
+        self.admin.clone().pki_lock(api::PkiLockRequest::default()).await?;
+        Ok(())
+    }
+
+    /// Has the node encrypt its CA's key files with a passphrase, or take the encryption away; returns which there are.
+    ///
+    /// # Errors
+    /// [`Error`]; code `wrong_passphrase`.
+    pub async fn set_lock(&self, passphrase: &str, set: bool) -> Result<Vec<String>, Error> {
+        let request = api::PkiLockRequest { passphrase: passphrase.to_owned(), set, remove: !set };
+        Ok(self.admin.clone().pki_lock(request).await?.into_inner().keys)
+    }
 }

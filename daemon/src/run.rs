@@ -7,9 +7,7 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{error, info, warn};
-use tram_pki::authority::Authority;
 use tram_pki::keystore::{self, NodeKeys};
-use tram_pki::registry::Registry;
 use tram_pki::statement::Signer as Pen;
 use tram_proto::id::{Incarnation, NodeId};
 use tram_proto::row::NodeRow;
@@ -303,13 +301,13 @@ fn quic_keys(keys: &NodeKeys) -> QuicKeys {
 }
 
 fn open_desk(paths: &Paths, config: &Config, keys: &NodeKeys, clock: Clock) -> Result<Option<Arc<Desk>>, Failure> {
-    if !paths.pki.join(keystore::CA_KEY).exists() {
+    if !paths.pki.join(keystore::CA_PEM).exists() {
         return Ok(None);
     }
-    let authority = Authority::open(&paths.pki).map_err(|e| Failure::new(exit::CONFIG, e))?;
-    let registry = Registry::open(&paths.pki).map_err(|e| Failure::new(exit::CONFIG, e))?;
+    let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(std::path::PathBuf::from);
     let name = keys.identity().name.clone();
-    Ok(Some(Arc::new(Desk::new(authority, registry, name, Reachable::of(config), clock))))
+    let desk = Desk::open(&paths.pki, credentials.as_deref(), name, Reachable::of(config), clock);
+    desk.map(|desk| Some(Arc::new(desk))).map_err(|e| Failure::new(exit::CONFIG, e))
 }
 
 /// Keeps the core's names current and the join port open while a token is live.
@@ -338,7 +336,9 @@ async fn mind_the_desk(
                 }
                 Err(why) => warn!(%why, "nobody can join"),
             },
-            (None, _) if open.take().is_some() => info!("no token is live; the join port is closed"),
+            (None, _) if open.take().is_some() => {
+                info!("no token is live or the CA is locked; the join port is closed")
+            }
             _ => {}
         }
         let wait_ms = until_ms.map_or(3_600_000, |until| until.saturating_sub(clock.wall_ms()) + 1000);
@@ -350,7 +350,7 @@ async fn mind_the_desk(
 }
 
 fn open_join(desk: &Arc<Desk>, listen: SocketAddr, trust: &Arc<NodeTrust>, clock: Clock) -> Result<JoinServer, String> {
-    let (shown, root) = (trust.clone(), desk.authority().root().clone());
+    let (shown, root) = (trust.clone(), desk.root().ok_or("the CA is locked")?);
     let tls = move || tram_pki::verify::join_server(&shown.keys(), &root, clock.for_pki()).map_err(|e| e.to_string());
     let desk = desk.clone();
     let answering = move |request: &_, exporter: &_, remote: SocketAddr| {

@@ -10,7 +10,7 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as 
 use std::path::{Path, PathBuf};
 
 /// The largest file read from the pki directory, in bytes; a registry of 10,000 nodes takes 8 MiB.
-const FILE_BYTES: u64 = 256 * 1024 * 1024;
+pub(crate) const FILE_BYTES: u64 = 256 * 1024 * 1024;
 
 /// Why a file of the pki directory could not be used. Every message names the path.
 #[derive(Debug, thiserror::Error)]
@@ -148,13 +148,17 @@ pub(crate) fn write(path: &Path, bytes: &[u8], access: Access) -> Result<(), Fil
     sync_parent(path)
 }
 
-/// Gives a new file to the owner of its directory: what root writes there must not shut the daemon's user out.
+/// Gives a new file to the owner of its directory: what root writes there must not shut the daemon's user out. Others
+/// cannot give files away, and need not.
 pub(crate) fn adopt(file: &File, path: &Path) -> io::Result<()> {
     let dir = fs::metadata(parent(path))?;
     if file.metadata()?.uid() == dir.uid() {
         return Ok(());
     }
-    std::os::unix::fs::fchown(file, Some(dir.uid()), Some(dir.gid()))
+    match std::os::unix::fs::fchown(file, Some(dir.uid()), Some(dir.gid())) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        given => given,
+    }
 }
 
 /// Removes a file, durably; one that is gone already is no fault.

@@ -13,6 +13,7 @@
 //! | [`verify`] | TLS configurations for links and for joining |
 //! | [`statement`] | signs and verifies statements |
 //! | [`keystore`] | a node's keys and certificates on disk |
+//! | [`backup`] | a node's PKI and config in one encrypted file, and back |
 //! | [`lock`] | CA keys encrypted with a passphrase |
 //!
 //! No network and no async. Files only in `keystore`, `lock`, `registry`, `journal`, `backup` and the module `files`
@@ -20,6 +21,7 @@
 //! `research/pki.md`.
 
 pub mod authority;
+pub mod backup;
 pub mod bundle;
 pub mod clock;
 pub mod crl;
@@ -38,6 +40,8 @@ pub mod statement;
 pub mod token;
 pub mod trust;
 pub mod verify;
+
+pub use files::FileError;
 
 #[cfg(test)]
 mod fixtures;

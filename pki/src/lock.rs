@@ -225,17 +225,25 @@ pub fn remove(dir: &Path, passphrase: &Passphrase) -> Result<Vec<PathBuf>, KeyEr
     change(dir, passphrase, |path, locked| if locked { unseal_key(path, passphrase) } else { Ok(()) })
 }
 
+/// Whether every CA key in `dir` can be read, with the passphrase where it is locked.
+///
+/// # Errors
+/// [`KeyError`].
+pub fn check(dir: &Path, passphrase: &Passphrase) -> Result<(), KeyError> {
+    files::check_dir(dir)?;
+    for (path, _) in ca_keys(dir)? {
+        open_key(&path, passphrase)?.zeroize();
+    }
+    Ok(())
+}
+
 fn change(
     dir: &Path,
     passphrase: &Passphrase,
     one: impl Fn(&Path, bool) -> Result<(), KeyError>,
 ) -> Result<Vec<PathBuf>, KeyError> {
-    files::check_dir(dir)?;
-    let keys = ca_keys(dir)?;
-    for (path, _) in &keys {
-        open_key(path, passphrase)?.zeroize();
-    }
-    keys.into_iter().map(|(path, locked)| one(&path, locked).map(|()| path)).collect()
+    check(dir, passphrase)?;
+    ca_keys(dir)?.into_iter().map(|(path, locked)| one(&path, locked).map(|()| path)).collect()
 }
 
 const SEQUENCE: u8 = 0x30;

@@ -4,20 +4,22 @@ use std::collections::BTreeMap;
 
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
+use tram_pki::lock::Passphrase;
 use tram_proto::id::NodeId;
 use tram_proto::local::admin_server::Admin;
 use tram_proto::local::{
     CertificateView, Changed, Done, HopName, InboxName, InboxView, InboxesAnswer, InboxesRequest, KeyView, LinkView,
-    LinksAnswer, LinksRequest, NodeName, NodeView, NodesAnswer, NodesRequest, PlanAnswer, PlanCheckRequest,
-    PlanShowRequest, QueueView, QueuesAnswer, QueuesRequest, ReloadAnswer, ReloadRequest, RetryRequest, ScrubAnswer,
-    ScrubRequest, SpoolView, StatusAnswer, StatusRequest, TokenCancelRequest, TokenListAnswer, TokenListRequest,
-    TokenNewAnswer, TokenNewRequest, TokenView,
+    LinksAnswer, LinksRequest, NodeName, NodeView, NodesAnswer, NodesRequest, PkiLockAnswer, PkiLockRequest,
+    PkiUnlockRequest, PlanAnswer, PlanCheckRequest, PlanShowRequest, QueueView, QueuesAnswer, QueuesRequest,
+    ReloadAnswer, ReloadRequest, RetryRequest, ScrubAnswer, ScrubRequest, SpoolView, StatusAnswer, StatusRequest,
+    TokenCancelRequest, TokenListAnswer, TokenListRequest, TokenNewAnswer, TokenNewRequest, TokenView,
 };
 use tram_proto::name::Inbox;
 use tram_relay::input::{Command, Side};
 use tram_relay::snapshot::Snapshot;
+use zeroize::Zeroize as _;
 
-use super::station::{Certificate, Issuer, IssuerError, LinkFacts, TokenOrder, Wire};
+use super::station::{Certificate, Issuer, IssuerError, KeyOrder, LinkFacts, TokenOrder, Wire};
 use super::{Door, app, command, plan, refusal, scrub};
 
 /// A certificate that ends sooner makes the node degraded: it is time to join again.
@@ -79,6 +81,10 @@ impl Admin for Service {
         let station = &self.door.station;
         let (identity, certificates, now_ms) = (station.identity(), station.certificates(), station.now_ms());
         let links = links(&snapshot, station.links());
+        let mut problems = problems(&snapshot, &links, &certificates, now_ms);
+        if self.door.issuer.is_some() {
+            problems.extend(self.issuer(|issuer| Ok(issuer.problems())).await?);
+        }
         Ok(Response::new(StatusAnswer {
             node: identity.name.to_string(),
             node_id: identity.node.to_string(),
@@ -90,7 +96,7 @@ impl Admin for Service {
             started_ms: identity.started_ms,
             now_ms,
             clock_trusted: snapshot.clock_trusted,
-            problems: problems(&snapshot, &links, &certificates, now_ms),
+            problems,
             links,
             queues: queues(&snapshot),
             certificates: certificates
@@ -200,6 +206,28 @@ impl Admin for Service {
         Ok(Response::new(Done {}))
     }
 
+    async fn pki_unlock(&self, request: Request<PkiUnlockRequest>) -> Result<Response<Done>, Status> {
+        self.check(&request)?;
+        let by = caller(&request);
+        let order = KeyOrder::Unlock(passphrase(request.into_inner().passphrase)?);
+        self.issuer(move |issuer| issuer.key(order, &by)).await?;
+        Ok(Response::new(Done {}))
+    }
+
+    async fn pki_lock(&self, request: Request<PkiLockRequest>) -> Result<Response<PkiLockAnswer>, Status> {
+        self.check(&request)?;
+        let by = caller(&request);
+        let PkiLockRequest { passphrase: word, set, remove } = request.into_inner();
+        let order = match (set, remove) {
+            (false, false) => KeyOrder::Lock,
+            (true, false) => KeyOrder::Set(passphrase(word)?),
+            (false, true) => KeyOrder::Remove(passphrase(word)?),
+            (true, true) => return Err(refusal::invalid("a lock is either set or removed")),
+        };
+        let keys = self.issuer(move |issuer| issuer.key(order, &by)).await?;
+        Ok(Response::new(PkiLockAnswer { keys }))
+    }
+
     async fn queue_pause(&self, request: Request<HopName>) -> Result<Response<Changed>, Status> {
         self.check(&request)?;
         let hop = request.into_inner().hop.parse().map_err(refusal::invalid)?;
@@ -261,6 +289,13 @@ impl Admin for Service {
         let answer = scrub::scrub(self.door.clone(), self.scrubbing.clone(), self.stopped.clone()).await?;
         Ok(Response::new(answer))
     }
+}
+
+/// A passphrase from a request, which is wiped.
+fn passphrase(mut text: String) -> Result<Passphrase, Status> {
+    let passphrase = Passphrase::of(text.as_bytes()).map_err(refusal::invalid);
+    text.zeroize();
+    passphrase
 }
 
 /// The caller for the audit log.

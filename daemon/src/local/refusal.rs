@@ -112,6 +112,9 @@ pub(super) fn issuer_refused(why: &IssuerError) -> Status {
         IssuerError::Invalid(_) => make(Code::InvalidArgument, "invalid", false, message),
         IssuerError::Taken(_) => make(Code::FailedPrecondition, "name_taken", false, message),
         IssuerError::NoSuchToken(_) => make(Code::NotFound, "no_such_token", false, message),
+        IssuerError::Locked(_) => make(Code::FailedPrecondition, "ca_locked", false, message),
+        IssuerError::WrongPassphrase(_) => make(Code::PermissionDenied, "wrong_passphrase", false, message),
+        IssuerError::NotLocked(_) => make(Code::FailedPrecondition, "not_locked", false, message),
         IssuerError::Failed(_) => make(Code::Internal, "failed", false, message),
     }
 }

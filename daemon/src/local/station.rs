@@ -1,5 +1,6 @@
 //! What the local sockets need of the rest of the daemon, beside engine and spool.
 
+use tram_pki::lock::Passphrase;
 use tram_proto::id::NodeId;
 use tram_proto::name::{NodeName, Role, Zone};
 
@@ -115,9 +116,31 @@ pub enum IssuerError {
     /// No live token of that id or for that name.
     #[error("there is no live token {0:?}: see `tram token list`")]
     NoSuchToken(String),
+    /// The CA's key is locked, or cannot be opened, or may not be used yet: nothing is issued.
+    #[error("{0}")]
+    Locked(String),
+    /// The passphrase is wrong.
+    #[error("{0}")]
+    WrongPassphrase(String),
+    /// There is no lock that could be closed.
+    #[error("{0}")]
+    NotLocked(String),
     /// The store of the PKI failed.
     #[error("{0}")]
     Failed(String),
+}
+
+/// What is to be done with the CA's key.
+#[derive(Debug, Clone)]
+pub enum KeyOrder {
+    /// Open it.
+    Unlock(Passphrase),
+    /// Forget the opened key.
+    Lock,
+    /// Encrypt the files.
+    Set(Passphrase),
+    /// Take the encryption away.
+    Remove(Passphrase),
 }
 
 /// What a token is to grant.
@@ -198,4 +221,12 @@ pub trait Issuer: Send + Sync + 'static {
     /// # Errors
     /// [`IssuerError`].
     fn nodes(&self) -> Result<Vec<Registered>, IssuerError>;
+    /// Opens, closes or changes the lock of the CA's keys; answers the key files it looked at. A wrong passphrase takes a
+    /// second.
+    ///
+    /// # Errors
+    /// [`IssuerError`].
+    fn key(&self, order: KeyOrder, by: &str) -> Result<Vec<String>, IssuerError>;
+    /// What a person should look at, each with its cure.
+    fn problems(&self) -> Vec<String>;
 }
