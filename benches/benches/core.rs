@@ -112,6 +112,7 @@ impl Relay {
             name: "can-tho".parse().expect("a name"),
             title: String::new(),
             has_uplink: true,
+            features: 0,
             addresses: Vec::new(),
             boot: [1; 16],
             labels: Vec::new(),

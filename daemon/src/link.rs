@@ -8,6 +8,7 @@
 //! | [`pace`] | how fast a link sends |
 //! | `session` | one connection: its tasks, its end |
 //! | `reader`, `writer` | frames in, frames out |
+//! | [`pki`] | what neighbours tell each other about certificates |
 //! | `gate` | which of the bytes that wait goes next |
 //! | `transfer` | runs of units in: verified, then stored |
 //!
@@ -22,6 +23,7 @@ mod fault;
 mod gate;
 mod offered;
 pub mod pace;
+pub mod pki;
 mod reader;
 mod run;
 mod session;
@@ -47,6 +49,7 @@ use tram_relay::input::{LinkId, Side};
 
 use crate::clock::Clock;
 use crate::engine::handle::EngineHandle;
+use crate::link::pki::herald::Herald;
 use crate::link::trust::Trust;
 use crate::plan::Plan;
 use crate::spool::{Spool, SpoolError};
@@ -74,6 +77,8 @@ pub struct Here {
     pub spool: Arc<dyn Spool>,
     /// The PKI.
     pub trust: Arc<dyn Trust>,
+    /// What is told of it and asked; without it no neighbour hears of the PKI.
+    pub herald: Option<Arc<Herald>>,
     /// Runs that links may have in flight beyond those each has anyway.
     more_runs: Arc<Semaphore>,
     /// The bandwidth plan in force.
@@ -128,12 +133,13 @@ impl Here {
         engine: EngineHandle,
         spool: Arc<dyn Spool>,
         trust: Arc<dyn Trust>,
+        herald: Option<Arc<Herald>>,
     ) -> Arc<Self> {
         let plan = watch::Sender::new(Arc::default());
         let (said, open) = (Mutex::default(), watch::Sender::new(BTreeMap::new()));
         let more_runs = Arc::new(Semaphore::new(endpoint::MORE_RUNS));
         let revoked = Mutex::default();
-        Arc::new(Self { id, name, clock, engine, spool, trust, more_runs, plan, said, open, revoked })
+        Arc::new(Self { id, name, clock, engine, spool, trust, herald, more_runs, plan, said, open, revoked })
     }
 
     /// Waits until every link has said bye and closed, at most so long.
@@ -194,13 +200,18 @@ impl Here {
         call: impl FnOnce(&dyn Spool) -> Result<T, SpoolError> + Send + 'static,
     ) -> Result<T, SpoolError> {
         let spool = self.spool.clone();
-        match tokio::task::spawn_blocking(move || call(spool.as_ref())).await {
-            Ok(done) => done,
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                // The runtime is ending, and this task with it.
-                Err(_) => std::future::pending().await,
-            },
-        }
+        blocking(move || call(spool.as_ref())).await
+    }
+}
+
+/// Runs a call where it may block.
+async fn blocking<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(call).await {
+        Ok(done) => done,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime is ending, and this task with it.
+            Err(_) => std::future::pending().await,
+        },
     }
 }

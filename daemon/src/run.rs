@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 use tram_pki::keystore::{self, NodeKeys};
 use tram_pki::statement::Signer as Pen;
+use tram_proto::frame::FEATURE_PKI;
 use tram_proto::id::{Incarnation, NodeId};
 use tram_proto::row::NodeRow;
 use tram_proto::statement::{Kind, Signature};
@@ -24,6 +25,7 @@ use crate::issuer::Desk;
 use crate::join::JoinServer;
 use crate::link::dialer::Uplinks;
 use crate::link::endpoint::{Endpoints, QuicKeys};
+use crate::link::pki::herald::Herald;
 use crate::link::trust::NodeTrust;
 use crate::link::{Here, acceptor};
 use crate::local::quota::Quotas;
@@ -152,12 +154,15 @@ pub async fn run(
     let trust = Arc::new(NodeTrust::new(keys.clone(), clock));
     let pen = PenOf::new(trust.clone(), spool.clone()).map_err(|e| Failure::new(exit::IO, e))?;
     let committer = start_committer(&spool, pen, &engine, failed)?;
-    let node = restore(&spool, &config, &keys, clock).await?;
+    let herald = None::<Arc<Herald>>;
+    let features = if herald.is_some() { FEATURE_PKI } else { 0 };
+    let node = restore(&spool, &config, &keys, features, clock).await?;
     let core = Engine::new(node, clock, requests, events, committer.queue().clone());
     let engine_task = tokio::spawn(core.run());
     engine.input(room_of(spool.room())).await.map_err(stopped)?;
 
-    let here = Here::new((me.id, me.name.clone()), clock, engine.clone(), spool.clone(), trust.clone());
+    let identity = (me.id, me.name.clone());
+    let here = Here::new(identity, clock, engine.clone(), spool.clone(), trust.clone(), herald);
     here.plan.send_replace(Arc::new(config.plan.clone()));
     let endpoints = Endpoints::open(config.listen.overlay, quic_keys(&keys), config.listen.pace());
     let endpoints = Arc::new(endpoints.map_err(|e| Failure::new(exit::IO, e))?);
@@ -266,7 +271,13 @@ fn start_committer(
 }
 
 /// A core with everything the spool remembers, one start later.
-async fn restore(spool: &Arc<dyn Spool>, config: &Config, keys: &NodeKeys, clock: Clock) -> Result<Node, Failure> {
+async fn restore(
+    spool: &Arc<dyn Spool>,
+    config: &Config,
+    keys: &NodeKeys,
+    features: u64,
+    clock: Clock,
+) -> Result<Node, Failure> {
     let random = || uuid::Uuid::new_v4().into_bytes();
     let me = keys.identity();
     let addresses = config.listen.advertise.clone().or_else(|| config.listen.overlay.map(|a| a.to_string()));
@@ -275,6 +286,7 @@ async fn restore(spool: &Arc<dyn Spool>, config: &Config, keys: &NodeKeys, clock
         name: me.name.clone(),
         title: config.node.title.clone(),
         has_uplink: !config.uplinks.is_empty(),
+        features,
         addresses: addresses.into_iter().collect(),
         boot: random(),
         labels: config.labels.clone(),

@@ -50,6 +50,8 @@ pub struct Config {
     pub title: String,
     /// It has uplinks configured.
     pub has_uplink: bool,
+    /// The bits of its hello's features.
+    pub features: u64,
     /// `host:port` at which others reach it.
     pub addresses: Vec<String>,
     /// Random at each start.

@@ -29,9 +29,9 @@ pub const RUNS_IN_FLIGHT: usize = 3;
 pub const MORE_RUNS: usize = 9;
 /// The same for flash and immediate, so that these never wait for a stream to become free.
 pub const URGENT_RUNS_IN_FLIGHT: usize = 1;
-/// Streams a peer may have open: one per class, one for receipts, those in flight, and two that are acknowledged by
+/// Streams a peer may have open: one per class, one for receipts, one for the PKI, those in flight, and two that are acknowledged by
 /// QUIC and not yet read. Each permitted one costs about 1.1 KB.
-const UNI_STREAMS: u32 = 6 + (run::STREAMS + MORE_RUNS + URGENT_RUNS_IN_FLIGHT) as u32 + 2;
+const UNI_STREAMS: u32 = 7 + (run::STREAMS + MORE_RUNS + URGENT_RUNS_IN_FLIGHT) as u32 + 2;
 /// The control stream, and one spare for tunnels to come.
 const BIDI_STREAMS: u32 = 2;
 /// A whole run with its header fits, so that a run never waits for window; more would only cost memory.

@@ -19,6 +19,7 @@ use tram_proto::statement::{Kind, Signed};
 use tram_relay::input::{Held, Input};
 
 use crate::link::fault::Fault;
+use crate::link::pki;
 use crate::link::session::Link;
 use crate::link::signers::Signers;
 
@@ -35,6 +36,11 @@ impl Frames {
 
     /// The next frame; `None` at an orderly end.
     pub(crate) async fn next(&mut self) -> Result<Option<Frame>, Fault> {
+        Ok(self.bytes().await?.map(Frame::decode).transpose()?)
+    }
+
+    /// The next frame's bytes; `None` at an orderly end.
+    pub(crate) async fn bytes(&mut self) -> Result<Option<Bytes>, Fault> {
         let mut field = [0; LENGTH_BYTES];
         match self.stream.read_exact(&mut field).await {
             Err(quinn::ReadExactError::FinishedEarly(0)) => return Ok(None),
@@ -42,7 +48,7 @@ impl Frames {
         }
         let mut frame = vec![0; frame_length(field, self.kind.frame_limit())?];
         self.stream.read_exact(&mut frame).await?;
-        Ok(Some(Frame::decode(Bytes::from(frame))?))
+        Ok(Some(Bytes::from(frame)))
     }
 
     fn misplaced(&self, frame: &Frame) -> Fault {
@@ -69,13 +75,22 @@ pub(crate) async fn control(link: Arc<Link>, stream: RecvStream) -> Result<(), F
     let mut frames = Frames::new(stream, StreamKind::Control);
     let mut signers = Signers::default();
     while let Some(frame) = frames.next().await? {
-        link.heard();
+        // A bye is no sign that the peer serves the link.
+        if !matches!(frame, Frame::Bye { .. }) {
+            link.heard();
+        }
         match frame {
             Frame::Chain(chain) => signers.learn(&link, chain).await?,
             Frame::Record { record, flood } => take_record(&link, &mut signers, record, flood).await?,
             Frame::Bye { code, reason } => return Err(Fault::Bye { code, reason }),
             Frame::Offer(_) | Frame::Receipt { .. } | Frame::Run { .. } => return Err(frames.misplaced(&frame)),
-            frame => link.tell(Input::Frame { link: link.id, frame }).await?,
+            frame => {
+                let features = if let Frame::Hello(hello) = &frame { Some(hello.features) } else { None };
+                link.tell(Input::Frame { link: link.id, frame }).await?;
+                if features.is_some() {
+                    link.features.send_replace(features);
+                }
+            }
         }
     }
     Err(Fault::Protocol("the control stream ended without a bye"))
@@ -111,7 +126,7 @@ async fn one(link: Arc<Link>, mut stream: RecvStream) -> Result<(), Fault> {
     let kind = kind_of(&mut stream).await?;
     match kind {
         StreamKind::Control => Err(Fault::Protocol("a second control stream")),
-        StreamKind::Pki => Err(Fault::Protocol("a PKI stream that was not agreed on")),
+        StreamKind::Pki => pki::read(&link, stream).await,
         StreamKind::Transfer => {
             // The receiver goes only with the link.
             let _ = link.transfers.send(stream).await;

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use quinn::{Connection, ConnectionError, RecvStream, SendStream, VarInt};
 use rustls_pki_types::CertificateDer;
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tram_congestion::Line;
-use tram_proto::frame::{Frame, StreamKind};
+use tram_proto::frame::{FEATURE_PKI, Frame, StreamKind};
 use tram_proto::limits::{REASON_BYTES, RUN_UNITS};
 use tram_relay::input::{Input, LinkId, Side, Signer};
 
@@ -18,9 +18,10 @@ use crate::engine::handle::{LINK_COMMANDS, Request, Stopped};
 use crate::link::fault::Fault;
 use crate::link::gate::{Gate, Known};
 use crate::link::offered::Offered;
+use crate::link::pki::Lane;
 use crate::link::transfer::Manifests;
 use crate::link::writer::{self, Letter};
-use crate::link::{Here, OpenLink, fault, pace, reader, transfer};
+use crate::link::{Here, OpenLink, fault, pace, pki, reader, transfer};
 
 /// A bye is given so long to reach the peer, and on a long line three round trips: one until there is room in a full
 /// congestion window, one to go and come back. quinn 0.11 loses a close while it is congested, a bye it does not.
@@ -62,6 +63,10 @@ pub(crate) struct Link {
     pub(crate) transfers: mpsc::Sender<RecvStream>,
     /// When a byte of a run or an offer came last, monotonic milliseconds.
     carried_ms: AtomicU64,
+    /// What the peer's hello said it can, once it has come.
+    pub(crate) features: watch::Sender<Option<u64>>,
+    /// What is to be said on the PKI stream, if this node has one.
+    pub(crate) lane: Option<Arc<Lane>>,
     offered: Mutex<Offered>,
     kinds_seen: AtomicU8,
     heard: AtomicBool,
@@ -90,6 +95,14 @@ impl Link {
         if !self.heard.swap(true, Ordering::Relaxed) {
             (self.on_heard)();
         }
+    }
+
+    /// Waits for the peer's hello, and says whether both ends understand the PKI stream.
+    pub(crate) async fn speaks_pki(&self) -> bool {
+        let mut features = self.features.subscribe();
+        // The sender lives as long as the link.
+        self.lane.is_some()
+            && features.wait_for(Option::is_some).await.is_ok_and(|f| f.unwrap_or_default() & FEATURE_PKI != 0)
     }
 
     /// A byte of a run or an offer came.
@@ -189,8 +202,9 @@ pub(crate) async fn run(
     };
     let (transfers, arriving) = mpsc::channel(ARRIVING);
     let known = Box::new(Known { line: line.clone(), connection: connection.clone() });
+    let id = LinkId(here.engine.unique());
     let link = Arc::new(Link {
-        id: LinkId(here.engine.unique()),
+        id,
         here: here.clone(),
         peer: peer.clone(),
         line: line.clone(),
@@ -203,6 +217,8 @@ pub(crate) async fn run(
         chains: Mutex::default(),
         transfers,
         carried_ms: AtomicU64::new(here.clock.mono_ms()),
+        features: watch::Sender::new(None),
+        lane: here.herald.as_ref().map(|_| Lane::new(id, side)),
         offered: Mutex::default(),
         kinds_seen: AtomicU8::new(0),
         heard: AtomicBool::new(false),
@@ -254,6 +270,7 @@ async fn serve(
         Ok(())
     });
     tasks.spawn(writer::run(link.clone(), connection.clone(), outputs, queue.clone()));
+    tasks.spawn(pki::write(link.clone(), connection.clone()));
     tasks.spawn(pace::probe(link.clone(), queue.clone()));
     let mut runs = JoinSet::new();
     let fault = tokio::select! {

@@ -16,7 +16,7 @@ impl Node {
         let hello = Hello {
             version_min: VERSION,
             version_max: VERSION,
-            features: 0,
+            features: self.config.features,
             node: self.config.node,
             name: self.config.name.clone(),
             incarnation: self.row.incarnation,

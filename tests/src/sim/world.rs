@@ -348,6 +348,7 @@ impl World {
             name: node.name.clone(),
             title: String::new(),
             has_uplink: !node.parents.is_empty(),
+            features: 0,
             addresses: vec![],
             boot,
             labels: vec![],

@@ -33,6 +33,8 @@ use crate::engine::handle::{EngineHandle, Request};
 use crate::link::dialer::{Uplink, UplinkStatus, Uplinks};
 use crate::link::endpoint::{Endpoints, QuicKeys, SERVER_NAME};
 use crate::link::pace::Pace;
+use crate::link::pki::Exchange;
+use crate::link::pki::herald::Herald;
 use crate::link::trust::{NodeTrust, Trust};
 use crate::link::{Here, acceptor};
 use crate::spool::{GRACE_MS, MemorySpool, Spool};
@@ -141,13 +143,33 @@ impl Station {
         Self::on(keys, Clock::virtual_time(), Arc::new(MemorySpool::new(1 << 40, GRACE_MS)), endpoints)
     }
 
+    /// One that has a PKI to tell of.
+    pub(crate) fn with_pki(keys: &NodeKeys, listen: Option<&str>, exchange: Arc<dyn Exchange>) -> Self {
+        let listen = listen.map(|text| text.parse().expect("address"));
+        let endpoints = Endpoints::open(listen, quic_keys(keys), Pace::default()).expect("opens");
+        let me = keys.identity();
+        let herald = Herald::new((me.id, me.name.clone()), Clock::default(), exchange);
+        let spool = Arc::new(MemorySpool::new(1 << 40, GRACE_MS));
+        Self::whole(keys, Clock::default(), spool, endpoints, Some(herald))
+    }
+
     fn on(keys: &NodeKeys, clock: Clock, spool: Arc<dyn Spool>, endpoints: Endpoints) -> Self {
+        Self::whole(keys, clock, spool, endpoints, None)
+    }
+
+    fn whole(
+        keys: &NodeKeys,
+        clock: Clock,
+        spool: Arc<dyn Spool>,
+        endpoints: Endpoints,
+        herald: Option<Arc<Herald>>,
+    ) -> Self {
         let chain: Vec<Bytes> = keys.chain().iter().map(|c| Bytes::copy_from_slice(c)).collect();
         spool.put_chain(&chain).expect("stored");
         let (engine, requests, _) = EngineHandle::new();
         let trust = Arc::new(NodeTrust::new(keys.clone(), clock));
         let identity = (keys.identity().id, keys.identity().name.clone());
-        let here = Here::new(identity, clock, engine, spool.clone(), trust.clone());
+        let here = Here::new(identity, clock, engine, spool.clone(), trust.clone(), herald);
         let endpoints = Arc::new(endpoints);
         let accepting = tokio::spawn(acceptor::run(here.clone(), endpoints.clone())).abort_handle();
         Self { keys: keys.clone(), here, trust, spool, endpoints, requests, accepting }

@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tram_pki::keystore::NodeKeys;
 use tram_proto::envelope::Precedence;
+use tram_proto::frame::FEATURE_PKI;
 use tram_proto::id::{Incarnation, MessageId};
 use tram_proto::manifest::root_of;
 use tram_proto::row::NodeRow;
@@ -26,6 +27,7 @@ use crate::engine::handle::{Delivery, EngineHandle, Request};
 use crate::link::dialer::{Uplink, Uplinks};
 use crate::link::endpoint::Endpoints;
 use crate::link::pace::Pace;
+use crate::link::pki::herald::Herald;
 use crate::link::trust::NodeTrust;
 use crate::link::{Here, acceptor};
 use crate::spool::{GRACE_MS, MemorySpool, Spool};
@@ -51,6 +53,17 @@ const CONSUMER: Consumer = Consumer(u64::MAX);
 
 impl Office {
     pub(crate) async fn open(keys: &NodeKeys, line: &Line, address: SocketAddr, is_top: bool) -> Self {
+        Self::with_pki(keys, line, address, is_top, None).await
+    }
+
+    /// One that has a PKI to tell of.
+    pub(crate) async fn with_pki(
+        keys: &NodeKeys,
+        line: &Line,
+        address: SocketAddr,
+        is_top: bool,
+        herald: Option<Arc<Herald>>,
+    ) -> Self {
         let (clock, me) = (Clock::virtual_time(), keys.identity().clone());
         let spool = Arc::new(MemorySpool::new(1 << 40, GRACE_MS));
         let chain: Vec<bytes::Bytes> = keys.chain().iter().map(|c| bytes::Bytes::copy_from_slice(c)).collect();
@@ -60,6 +73,7 @@ impl Office {
             name: me.name.clone(),
             title: String::new(),
             has_uplink: !is_top,
+            features: if herald.is_some() { FEATURE_PKI } else { 0 },
             addresses: vec![],
             boot: me.id.0,
             labels: vec![],
@@ -78,7 +92,7 @@ impl Office {
         let room = Input::SpoolRoom { free_bytes: 1 << 40, total_bytes: 1 << 40 };
         engine.input(room).await.expect("runs");
         let trust = Arc::new(NodeTrust::new(keys.clone(), clock));
-        let here = Here::new((me.id, me.name), clock, engine.clone(), spool.clone(), trust);
+        let here = Here::new((me.id, me.name), clock, engine.clone(), spool.clone(), trust, herald);
         let endpoints = Arc::new(Endpoints::over(line.socket(address), quic_keys(keys)));
         tasks.spawn(acceptor::run(here.clone(), endpoints.clone()));
         let (consumer, deliveries) = mpsc::channel(1024);

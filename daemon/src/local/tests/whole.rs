@@ -48,6 +48,7 @@ impl Whole {
             name: "central".parse().expect("name"),
             title: String::new(),
             has_uplink,
+            features: 0,
             addresses: Vec::new(),
             boot: [5; 16],
             labels: Vec::new(),
