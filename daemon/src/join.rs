@@ -4,6 +4,8 @@
 //! stream, one request, one answer, ten seconds. Never judges a request or an answer: that is the PKI's affair. DESIGN
 //! §3; `research/pki.md` §4 "Join".
 
+pub mod forward;
+
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,7 +24,7 @@ use tram_pki::enrol::{Exporter, JoinError, Joined, Joining};
 use tram_pki::verify;
 use tram_proto::error::WireError;
 use tram_proto::frame::{LENGTH_BYTES, frame_length};
-use tram_proto::join::{Answer, EXPORTER, Request};
+use tram_proto::join::{Answer, EXPORTER, HostPort, Request};
 use tram_proto::limits::JOIN_FRAME_BYTES;
 
 use crate::clock::Clock;
@@ -43,6 +45,8 @@ const UNPROVEN: usize = 16;
 /// Dials of one address while the server says that it is busy, and the pause between them.
 const DIALS: u32 = 5;
 const BUSY: Duration = Duration::from_millis(500);
+/// Pause between dialling one address of a name and the next.
+const STAGGER: Duration = Duration::from_millis(500);
 /// Code of the QUIC close for a request that cannot be read.
 const BAD_REQUEST: VarInt = VarInt::from_u32(6);
 
@@ -250,7 +254,7 @@ pub async fn join(joining: &Joining, version: &str, clock: Clock) -> Result<Join
     config.transport_config(transport());
     let mut failed = Vec::new();
     for address in &token.join {
-        match dial(address.as_str(), &config).await {
+        match dial(address, &config).await {
             Ok((endpoint, connection)) => {
                 let asked = timeout(EXCHANGE, ask(joining, &connection, version, clock)).await;
                 connection.close(VarInt::from_u32(0), b"");
@@ -260,10 +264,9 @@ pub async fn join(joining: &Joining, version: &str, clock: Clock) -> Result<Join
                 let answer = answer.map_err(|why| JoinFailure::BrokenOff { address: address.to_string(), why })?;
                 return Ok(joining.accept(Answer::decode(answer)?, clock.wall_ms())?);
             }
-            Err(whys) => failed.extend(whys.into_iter().map(|why| format!("{address}: {why}"))),
+            Err(why) => failed.push(format!("{address}: {why}")),
         }
     }
-    failed.dedup();
     Err(JoinFailure::Unreachable(failed))
 }
 
@@ -277,42 +280,87 @@ async fn ask(joining: &Joining, connection: &Connection, version: &str, clock: C
     exchanged.await.map_err(|why| connection.close_reason().map_or(why, |error| explain(&error)))
 }
 
-async fn dial(address: &str, config: &ClientConfig) -> Result<(quinn::Endpoint, Connection), Vec<String>> {
-    let found = tokio::net::lookup_host(address).await.map_err(|error| vec![error.to_string()])?;
-    let mut found: Vec<SocketAddr> = found.collect();
-    found.sort_by_key(SocketAddr::is_ipv6);
-    let mut failed = Vec::new();
-    for remote in found {
-        match dial_one(remote, config).await {
-            Ok(connected) => return Ok(connected),
-            Err(why) => failed.push(why),
-        }
-    }
-    Err(failed)
+type Dialled = (quinn::Endpoint, Connection);
+
+/// Why an address did not lead to the server.
+enum NotDialled {
+    Busy,
+    No(String),
 }
 
-async fn dial_one(remote: SocketAddr, config: &ClientConfig) -> Result<(quinn::Endpoint, Connection), String> {
-    let own = endpoint::any_address_towards(remote);
-    let endpoint = quinn::Endpoint::client(own).map_err(|error| format!("cannot open UDP {own}: {error}"))?;
+/// Dials every address of a name, which takes at most [`CONNECT`] unless somebody there is busy.
+async fn dial(address: &HostPort, config: &ClientConfig) -> Result<Dialled, String> {
     let mut dials = 0;
     loop {
         dials += 1;
-        let connecting = endpoint.connect_with(config.clone(), remote, endpoint::SERVER_NAME);
-        match timeout(CONNECT, connecting.map_err(|error| error.to_string())?).await {
-            Ok(Ok(connection)) => return Ok((endpoint, connection)),
-            Ok(Err(quinn::ConnectionError::ConnectionClosed(close)))
-                if close.error_code == quinn::TransportErrorCode::CONNECTION_REFUSED && dials < DIALS =>
-            {
-                tokio::time::sleep(BUSY * dials).await;
-            }
-            Ok(Err(error)) => return Err(explain(&error)),
-            Err(_) => {
-                let seconds = CONNECT.as_secs();
+        let mut tried = Vec::new();
+        match timeout(CONNECT, dial_once(address, config, &mut tried)).await {
+            Ok(Ok(dialled)) => return Ok(dialled),
+            Ok(Err(NotDialled::Busy)) if dials < DIALS => tokio::time::sleep(BUSY * dials).await,
+            Ok(Err(NotDialled::Busy)) => return Err("too many machines join there just now: try again".to_owned()),
+            Ok(Err(NotDialled::No(why))) => return Err(why),
+            Err(_) if tried.is_empty() => {
                 return Err(format!(
-                    "cannot reach it over UDP (no answer within {seconds} s): check the address, the firewall, and that a token is live there"
+                    "its name is not resolved within {} s: check this machine's DNS",
+                    CONNECT.as_secs()
+                ));
+            }
+            Err(_) => {
+                tried.retain(|remote| remote.to_string() != address.as_str());
+                let tried: Vec<String> = tried.iter().map(ToString::to_string).collect();
+                let of = if tried.is_empty() { String::new() } else { format!(" at {}", tried.join(", ")) };
+                return Err(format!(
+                    "cannot reach it over UDP{of} (no answer within {} s): check the address, the firewall, and that a token is live there",
+                    CONNECT.as_secs()
                 ));
             }
         }
+    }
+}
+
+/// All addresses of the name, each a little after the one before it: the first to connect counts.
+async fn dial_once(
+    address: &HostPort,
+    config: &ClientConfig,
+    tried: &mut Vec<SocketAddr>,
+) -> Result<Dialled, NotDialled> {
+    let found = tokio::net::lookup_host(address.as_str()).await;
+    tried.extend(found.map_err(|error| NotDialled::No(error.to_string()))?);
+    tried.sort_by_key(SocketAddr::is_ipv6);
+    tried.dedup();
+    let mut dialling = JoinSet::new();
+    for (number, remote) in (0..).zip(tried.iter().copied()) {
+        let config = config.clone();
+        dialling.spawn(async move {
+            tokio::time::sleep(STAGGER * number).await;
+            dial_one(remote, config).await
+        });
+    }
+    let (mut busy, mut whys) = (false, Vec::new());
+    while let Some(ended) = dialling.join_next().await {
+        match ended {
+            Ok(Ok(dialled)) => return Ok(dialled),
+            Ok(Err(NotDialled::Busy)) => busy = true,
+            Ok(Err(NotDialled::No(why))) if !whys.contains(&why) => whys.push(why),
+            _ => {}
+        }
+    }
+    Err(if busy { NotDialled::Busy } else { NotDialled::No(whys.join("; ")) })
+}
+
+async fn dial_one(remote: SocketAddr, config: ClientConfig) -> Result<Dialled, NotDialled> {
+    let own = endpoint::any_address_towards(remote);
+    let endpoint = quinn::Endpoint::client(own);
+    let endpoint = endpoint.map_err(|error| NotDialled::No(format!("cannot open UDP {own}: {error}")))?;
+    let connecting = endpoint.connect_with(config, remote, endpoint::SERVER_NAME);
+    match connecting.map_err(|error| NotDialled::No(error.to_string()))?.await {
+        Ok(connection) => Ok((endpoint, connection)),
+        Err(quinn::ConnectionError::ConnectionClosed(close))
+            if close.error_code == quinn::TransportErrorCode::CONNECTION_REFUSED =>
+        {
+            Err(NotDialled::Busy)
+        }
+        Err(error) => Err(NotDialled::No(explain(&error))),
     }
 }
 
