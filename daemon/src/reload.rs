@@ -116,6 +116,18 @@ impl Reloader {
         }
     }
 
+    /// Dials every uplink that is up once more, with the keys and the trust in force: [`Uplinks::renew`].
+    ///
+    /// # Errors
+    /// Why no link was renewed, though one was up.
+    pub async fn renew_links(&self) -> Result<usize, String> {
+        let renewing = self.inner.lock().await.uplinks.as_ref().map(Uplinks::renew);
+        match renewing {
+            Some(renewing) => renewing.await,
+            None => Ok(0),
+        }
+    }
+
     /// Ends dialling; nothing is taken over any more.
     pub(crate) async fn stop(&self) {
         self.inner.lock().await.uplinks = None;

@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn a_spool_that_went_back_and_a_second_boot_are_unmasked() {
+    fn row_32_a_spool_that_went_back_and_a_second_boot_are_unmasked() {
         let mut links = Links::default();
         check(&mut links, 1, hello(2, 1, 1, 5), Ok(false));
         check(&mut links, 2, hello(2, 1, 1, 5), Ok(false));
@@ -408,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_is_who_its_certificate_says_or_gets_no_link() {
+    fn row_10_a_peer_is_who_its_certificate_says_or_gets_no_link() {
         let mut links = Links::default();
         open(&mut links, 1, 2, Side::Down);
         let error = links.greet(LinkId(1), hello(3, 1, 1, 1)).expect_err("another node's name");

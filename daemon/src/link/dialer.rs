@@ -1,11 +1,13 @@
-//! Uplinks: one task each dials, serves the link, and dials again. They can be exchanged while the node runs.
+//! Uplinks: one task each dials, serves the link, and dials again. They can be exchanged while the node runs, and be
+//! dialled a second time while the first connection serves, so that a new certificate costs no moment without a link.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::rand;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tram_congestion::{Line, Saved};
 use tram_pki::clock::Utc;
@@ -27,6 +29,10 @@ const PAUSE_MAX_MS: u64 = 30_000;
 const PAUSE_HELD_MS: u64 = 60_000;
 /// A link that was up for so long was a good one: the next pause is short again.
 const GOOD_MS: u64 = 10_000;
+/// A second connection is given so long to be up before the first is kept.
+const RENEW: Duration = Duration::from_secs(15);
+/// So long before a parent's certificate ends, it is dialled again: by then it has shown a newer one for weeks.
+const RENEW_BEFORE_MS: u64 = 10 * 60 * 1000;
 /// Socket addresses tried of one uplink.
 const ADDRESSES: usize = 16;
 
@@ -80,8 +86,15 @@ struct Dialled {
     uplink: Uplink,
     place: u8,
     leave: watch::Sender<bool>,
+    renew: mpsc::Sender<Renewal>,
     task: JoinSet<()>,
 }
+
+/// Where to say what became of a second dial.
+type Renewal = oneshot::Sender<Result<(), String>>;
+
+/// A connection that was made, and what is known of its line.
+type Dial = (quinn::Connection, Arc<Line>);
 
 impl Uplinks {
     /// Begins to dial. Must be called within the runtime.
@@ -114,6 +127,34 @@ impl Uplinks {
         self.begin(uplinks);
     }
 
+    /// Dials every uplink that is up once more, with the keys and the trust in force; the old connection ends when the
+    /// new one is up, and stays if that fails. Answers how many links were renewed.
+    ///
+    /// # Errors
+    /// Why none was, though one was up.
+    pub fn renew(&self) -> impl Future<Output = Result<usize, String>> + Send + use<> {
+        let up = self.status.borrow().clone();
+        let is_up = |one: &&Dialled| up.iter().any(|s| s.node == one.uplink.node && s.state == UplinkState::Up);
+        let ask = |one: &Dialled| {
+            let (answer, answered) = oneshot::channel();
+            // A full queue drops the question, and with it the answer.
+            let _ = one.renew.try_send(answer);
+            (one.uplink.node.clone(), answered)
+        };
+        let asked: Vec<_> = self.dialled.iter().filter(is_up).map(ask).collect();
+        async move {
+            let (mut renewed, mut failed) = (0, Vec::new());
+            for (node, answered) in asked {
+                match answered.await {
+                    Ok(Ok(())) => renewed += 1,
+                    Ok(Err(why)) => failed.push(format!("{node}: {why}")),
+                    Err(_) => failed.push(format!("{node}: it is dialled anew already, or no uplink any more")),
+                }
+            }
+            if renewed == 0 && !failed.is_empty() { Err(failed.join("; ")) } else { Ok(renewed) }
+        }
+    }
+
     /// Dials those that are not dialled yet.
     fn begin(&mut self, uplinks: Vec<Uplink>) {
         let new = |uplink: &Uplink| UplinkStatus {
@@ -133,9 +174,10 @@ impl Uplinks {
             }
             let (here, endpoints, status) = (self.here.clone(), self.endpoints.clone(), self.status.clone());
             let (leave, leaving) = watch::channel(false);
+            let (renew, renewals) = mpsc::channel(1);
             let mut task = JoinSet::new();
-            task.spawn(Dialer { here, endpoints, uplink: uplink.clone(), place, status, leaving }.run());
-            self.dialled.push(Dialled { uplink, place, leave, task });
+            task.spawn(Dialer { here, endpoints, uplink: uplink.clone(), place, status, leaving }.run(renewals));
+            self.dialled.push(Dialled { uplink, place, leave, renew, task });
         }
     }
 }
@@ -165,8 +207,16 @@ async fn left(mut leaving: watch::Receiver<bool>) {
     }
 }
 
+/// Says no while there is no link that could be renewed; never resolves.
+async fn decline(renewals: &mut mpsc::Receiver<Renewal>) {
+    while let Some(answer) = renewals.recv().await {
+        let _ = answer.send(Err("the link is down and being dialled anyway".to_owned()));
+    }
+    std::future::pending().await
+}
+
 impl Dialer {
-    async fn run(self) {
+    async fn run(self, mut renewals: mpsc::Receiver<Renewal>) {
         let mut pause_ms = PAUSE_MS;
         // What the last connection knew of the line, and when.
         let mut model = None;
@@ -176,12 +226,12 @@ impl Dialer {
             let connected = tokio::select! {
                 connected = self.connect(model) => connected,
                 () = left(self.leaving.clone()) => return,
+                () = decline(&mut renewals) => return,
             };
             let mut least_ms = 0;
             let (why, is_news) = match connected {
                 Ok(connection) => {
-                    let line = connection.1.clone();
-                    let fault = self.serve(connection).await;
+                    let (fault, line) = self.serve(connection, &mut renewals).await;
                     if let Some(saved) = line.saved() {
                         model = Some((saved, self.here.clock.mono_ms()));
                     }
@@ -210,25 +260,99 @@ impl Dialer {
             tokio::select! {
                 () = tokio::time::sleep(Duration::from_millis(least_ms + jitter(pause_ms.max(least_ms)))) => {}
                 () = left(self.leaving.clone()) => return,
+                () = decline(&mut renewals) => return,
             }
             pause_ms = (pause_ms * 2).min(PAUSE_MAX_MS);
         }
     }
 
-    async fn serve(&self, connection: (quinn::Connection, Arc<Line>)) -> Fault {
+    /// Serves a connection, and those that take its place, until the uplink has none. Answers with the last one's line.
+    async fn serve(&self, connection: Dial, renewals: &mut mpsc::Receiver<Renewal>) -> (Fault, Arc<Line>) {
+        let mut line = connection.1.clone();
+        let mut ends = self.wait_for_its_end(&connection.0);
+        let mut link = Box::pin(self.session(connection).0);
+        loop {
+            let answer = tokio::select! {
+                fault = &mut link => return (fault, line),
+                answer = renewals.recv() => answer,
+                () = &mut ends => None,
+            };
+            ends = Box::pin(std::future::pending());
+            let model = line.saved().map(|saved| (saved, self.here.clock.mono_ms()));
+            let dialled = tokio::select! {
+                dialled = self.connect(model) => dialled,
+                fault = &mut link => {
+                    tell(answer, Err(fault.to_string()));
+                    return (fault, line);
+                }
+            };
+            let renewed = match dialled {
+                Ok(connection) => {
+                    let next_line = connection.1.clone();
+                    let next_ends = self.wait_for_its_end(&connection.0);
+                    let (next, up, give_up) = self.session(connection);
+                    match take_over(&mut link, Box::pin(next), up, give_up).await {
+                        Ok(next) => {
+                            (link, line, ends) = (next, next_line, next_ends);
+                            tracing::info!(peer = %self.uplink.node, "uplink renewed");
+                            Ok(())
+                        }
+                        Err((why, Some(fault))) => {
+                            tell(answer, Err(why));
+                            return (fault, line);
+                        }
+                        Err((why, None)) => Err(why),
+                    }
+                }
+                Err(why) => Err(why),
+            };
+            if let Err(why) = &renewed {
+                tracing::warn!(peer = %self.uplink.node, "the uplink was not renewed and stays as it was: {why}");
+            }
+            tell(answer, renewed);
+        }
+    }
+
+    /// A task's worth of link; what resolves when the peer has spoken; and what ends it when it is not wanted.
+    fn session(
+        &self,
+        connection: Dial,
+    ) -> (impl Future<Output = Fault> + Send + use<>, watch::Receiver<bool>, oneshot::Sender<()>) {
         let (status, node) = (self.status.clone(), self.uplink.node.clone());
+        let (heard, up) = watch::channel(false);
         let on_heard = move || {
             tracing::info!(peer = %node, "uplink up");
             set(&status, &node, |s| {
                 s.state = UplinkState::Up;
                 s.last_error = None;
             });
+            heard.send_replace(true);
         };
-        session::run(self.here.clone(), connection, Side::Up(self.place), on_heard, left(self.leaving.clone())).await
+        let (give_up, given_up) = oneshot::channel();
+        let leaving = left(self.leaving.clone());
+        let unwanted = async {
+            tokio::select! {
+                () = leaving => {}
+                Ok(()) = given_up => {}
+            }
+        };
+        let side = Side::Up(self.place);
+        (session::run(self.here.clone(), connection, side, on_heard, unwanted), up, give_up)
+    }
+
+    /// Waits until the parent's certificate is about to end; for ever if that is so already.
+    fn wait_for_its_end(&self, connection: &quinn::Connection) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        let peer = session::peer_of(&self.here, connection);
+        let until_ms = peer.and_then(|(_, certificates)| self.here.trust.holds(&certificates).ok());
+        let now_ms = self.here.clock.wall_ms();
+        match until_ms.and_then(|until_ms| until_ms.checked_sub(now_ms + RENEW_BEFORE_MS)) {
+            Some(wait_ms) => Box::pin(tokio::time::sleep(Duration::from_millis(wait_ms))),
+            None => Box::pin(std::future::pending()),
+        }
     }
 
     /// Tries every address once; the error names them all.
-    async fn connect(&self, model: Option<(Saved, u64)>) -> Result<(quinn::Connection, Arc<Line>), String> {
+    async fn connect(&self, model: Option<(Saved, u64)>) -> Result<Dial, String> {
         let mut failed = Vec::new();
         let mut tried = 0;
         for text in &self.uplink.addresses {
@@ -255,11 +379,7 @@ impl Dialer {
         Err(if failed.is_empty() { "it has no address".to_owned() } else { failed.join("; ") })
     }
 
-    async fn connect_to(
-        &self,
-        remote: SocketAddr,
-        model: Option<(Saved, u64)>,
-    ) -> Result<(quinn::Connection, Arc<Line>), String> {
+    async fn connect_to(&self, remote: SocketAddr, model: Option<(Saved, u64)>) -> Result<Dial, String> {
         let endpoint = self.endpoints.towards(remote).map_err(|error| error.to_string())?;
         let line = self.uplink.pace.line();
         if let Some((saved, at_ms)) = model {
@@ -285,6 +405,44 @@ impl Dialer {
             format!("{why} (this node's clock says {})", Utc(self.here.clock.wall_ms()))
         } else {
             why
+        }
+    }
+}
+
+fn tell(answer: Option<Renewal>, renewed: Result<(), String>) {
+    if let Some(answer) = answer {
+        // Whoever asked may have gone.
+        let _ = answer.send(renewed);
+    }
+}
+
+/// Serves both links until the new one is up and the core has ended the old one, as it does when a node says hello a
+/// second time. Otherwise says why, and with what fault the old one ended, if it did.
+async fn take_over<L: Future<Output = Fault>, N: Future<Output = Fault>>(
+    old: &mut Pin<Box<L>>,
+    mut next: Pin<Box<N>>,
+    mut up: watch::Receiver<bool>,
+    give_up: oneshot::Sender<()>,
+) -> Result<Pin<Box<N>>, (String, Option<Fault>)> {
+    let mut give_up = Some(give_up);
+    let mut ended = None;
+    let late = tokio::time::sleep(RENEW);
+    tokio::pin!(late);
+    loop {
+        let is_up = *up.borrow();
+        if is_up && ended.is_some() {
+            return Ok(next);
+        }
+        tokio::select! {
+            fault = &mut next => {
+                let late = || format!("the peer said no hello within {} s", RENEW.as_secs());
+                return Err((if give_up.is_some() { fault.to_string() } else { late() }, ended));
+            }
+            fault = &mut *old, if ended.is_none() => ended = Some(fault),
+            Ok(()) = up.changed(), if !is_up => {}
+            () = &mut late, if give_up.is_some() && !is_up => {
+                _ = give_up.take().map(|give_up| give_up.send(()));
+            }
         }
     }
 }

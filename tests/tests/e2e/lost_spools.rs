@@ -124,7 +124,7 @@ fn a_spool_put_back_from_a_copy_is_kept_out_until_it_is_emptied() {
 }
 
 #[test]
-fn two_machines_of_one_identity_alarm_until_an_admin_has_looked() {
+fn row_32_two_machines_of_one_identity_alarm_until_an_admin_has_looked() {
     let mut overlay = Overlay::central(PROGRAM, HERE);
     overlay.join("CT", "can-tho", "province", None);
     overlay.run("CT");

@@ -132,7 +132,7 @@ async fn an_offer_that_contradicts_itself_ends_the_link() {
 }
 
 #[tokio::test]
-async fn a_record_of_another_node_ends_the_link() {
+async fn row_10_a_record_of_another_node_ends_the_link() {
     let mut scene = Scene::new().await;
     let hue = scene.overlay.admit("hue");
     let chain = scene.can_tho.chain().iter().map(|c| Bytes::copy_from_slice(c)).collect();
@@ -398,7 +398,7 @@ async fn a_run_past_the_end_or_too_long_or_too_short_ends_the_link() {
 }
 
 #[tokio::test]
-async fn a_node_of_another_overlay_gets_no_link_and_is_told_why() {
+async fn row_9_a_node_of_another_overlay_gets_no_link_and_is_told_why() {
     let (overlay, other) = (Overlay::new(), Overlay::new());
     let mut station = Station::new(&overlay.central, Some("127.0.0.1:0"));
     let mut stranger = Station::new(&other.admit("can-tho"), None);
@@ -411,7 +411,7 @@ async fn a_node_of_another_overlay_gets_no_link_and_is_told_why() {
 }
 
 #[tokio::test]
-async fn a_node_of_another_name_is_refused_by_name() {
+async fn row_10_a_node_of_another_name_is_refused_by_name() {
     let overlay = Overlay::new();
     let can_tho = overlay.admit("can-tho");
     let station = Station::new(&overlay.central, Some("127.0.0.1:0"));
@@ -422,7 +422,7 @@ async fn a_node_of_another_name_is_refused_by_name() {
 }
 
 #[tokio::test]
-async fn a_wrong_clock_is_named_with_both_times() {
+async fn row_17_a_wrong_clock_is_named_with_both_times() {
     let overlay = Overlay::new();
     let can_tho = overlay.admit("can-tho");
     let station = Station::new(&overlay.central, Some("127.0.0.1:0"));

@@ -15,8 +15,11 @@ use tram_proto::frame::StreamKind;
 use tram_relay::input::Input;
 
 use super::fixture::*;
+use super::line::{Conditions, Line};
+use super::office::Office;
+use super::weather::noisy;
 use crate::clock::Clock;
-use crate::link::dialer::UplinkState;
+use crate::link::dialer::{UplinkState, Uplinks};
 use crate::link::endpoint::{Endpoints, SERVER_NAME};
 use crate::link::pace::Pace;
 use crate::link::trust::{NodeTrust, Trust};
@@ -137,7 +140,7 @@ async fn dial(tls: &rustls::ClientConfig, server: rustls::ServerConfig, keys: &N
     listening.set_server_config(Some(server.clone()));
     let accepting = tokio::spawn(async move {
         let incoming = listening.accept().await.expect("dialled");
-        let connection = incoming.accept_with(Arc::new(server)).expect("accepts").await?;
+        let connection = incoming.accept_with(Arc::new(server))?.await?;
         // The client has what came with the handshake when it has read this.
         let mut stream = connection.open_uni().await?;
         stream.write_all(b"in").await.expect("written");
@@ -203,4 +206,170 @@ async fn row_30_a_peer_without_post_quantum_key_exchange_is_refused() {
     assert_eq!(dial(&hybrid, server(), &keys).await, Ok(()));
     let why = dial(&offering(&keys, vec![kx_group::X25519]), server(), &keys).await.expect_err("too weak");
     assert!(why.contains("NoKxGroupsInCommon"), "{why}");
+}
+
+/// The rest of TLS below 1.3 is not even compiled in.
+#[test]
+fn row_30_tls_1_2_is_neither_offered_nor_taken() {
+    let trust = NodeTrust::new(Overlay::new().central.clone(), Clock::default());
+    let server = trust.server().expect("TLS");
+    let client = trust.client(&name("central")).expect("TLS");
+    for provider in [server.crypto_provider(), client.crypto_provider()] {
+        assert!(provider.cipher_suites.iter().all(|suite| suite.tls13().is_some()));
+    }
+    // A hello of TLS 1.2: random, no session, one suite of that age, no compression, no extensions.
+    let mut hello = vec![3, 3];
+    hello.extend([7; 32]);
+    hello.extend([0, 0, 2, 0xc0, 0x2b, 1, 0]);
+    let length = |bytes: usize| u8::try_from(bytes).expect("short");
+    let mut record = vec![22, 3, 1, 0, length(hello.len() + 4), 1, 0, 0, length(hello.len())];
+    record.extend(hello);
+    let mut connection = rustls::ServerConnection::new(Arc::new(server)).expect("TLS");
+    connection.read_tls(&mut record.as_slice()).expect("read");
+    let why = connection.process_new_packets().expect_err("too old").to_string();
+    assert!(why.contains("peer is incompatible"), "{why}");
+}
+
+/// A district's own certificate does not make it the province to who dials the province; that its hello does not either
+/// is the core's test.
+#[tokio::test]
+async fn row_10_a_district_does_not_pass_for_its_province() {
+    let overlay = Overlay::new();
+    let district = Station::new(&overlay.admit("ninh-kieu.can-tho"), Some("127.0.0.1:0"));
+    let commune = Station::new(&overlay.admit("an-cu.ninh-kieu.can-tho"), None);
+    let uplinks = commune.dial("can-tho", district.address());
+    let why = status(&uplinks, |s| s.last_error.is_some()).await.last_error.expect("a reason");
+    assert!(why.contains("expected node can-tho, but ninh-kieu.can-tho answered"), "{why}");
+}
+
+/// Two whole nodes on a line of 20 ms, in virtual time.
+struct Two {
+    overlay: Overlay,
+    central: Office,
+    can_tho: Office,
+    keys: NodeKeys,
+    uplinks: Uplinks,
+}
+
+impl Two {
+    async fn new(change: impl FnOnce(&Overlay) -> NodeKeys) -> Self {
+        let overlay = Overlay::new();
+        let line = Line::new(1);
+        line.set(|c| *c = Conditions { latency_ms: 20, ..Conditions::default() });
+        let keys = overlay.admit("can-tho");
+        let central = Office::open(&change(&overlay), &line, ([10, 0, 0, 1], 7443).into(), true).await;
+        let can_tho = Office::open(&keys, &line, ([10, 0, 0, 2], 7443).into(), false).await;
+        let uplinks = can_tho.dial("central", ([10, 0, 0, 1], 7443).into());
+        let two = Self { overlay, central, can_tho, keys, uplinks };
+        status(&two.uplinks, |s| s.state == UplinkState::Up).await;
+        while two.central.engine.snapshot().await.expect("runs").nodes.len() < 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        two
+    }
+
+    /// From now on, every state of the uplink that is not up.
+    fn watch(&self) -> tokio::task::JoinHandle<Vec<UplinkState>> {
+        let mut states = self.uplinks.status();
+        tokio::spawn(async move {
+            let mut down = Vec::new();
+            while states.changed().await.is_ok() {
+                down.extend(states.borrow().iter().map(|s| s.state).filter(|s| *s != UplinkState::Up));
+            }
+            down
+        })
+    }
+
+    fn connection(&self) -> Connection {
+        let links = self.can_tho.here.connections();
+        assert_eq!(links.len(), 1, "one link");
+        links[0].connection.clone()
+    }
+
+    /// Waits until only one link is left.
+    async fn settled(&self) {
+        let mut open = self.can_tho.here.open.subscribe();
+        tokio::time::timeout(SOON, open.wait_for(|links| links.len() == 1)).await.expect("in time").expect("runs");
+    }
+}
+
+/// Documents small and large cross both ways all the while; each arrives once, and hardly a byte crosses twice.
+#[tokio::test(start_paused = true)]
+async fn an_uplink_is_renewed_without_a_moment_of_being_down() {
+    let mut two = Two::new(|overlay| overlay.central.clone()).await;
+    let states = two.watch();
+    let mut sent = [Vec::new(), Vec::new()];
+    let (mut payload_bytes, mut received_bytes) = (0, 0);
+    for round in 0..5 {
+        for number in 0..20 {
+            let number = round * 100 + number;
+            let bytes = if number % 20 < 2 { 4 << 20 } else { 3_000 };
+            sent[0].push(two.can_tho.submit("vanban@central", noisy(bytes, number)).await);
+            sent[1].push(two.central.submit("vanban@can-tho", noisy(bytes, number + 1_000_000)).await);
+            payload_bytes += bytes as u64;
+        }
+        let old = two.connection();
+        // In the middle of the large ones.
+        while old.stats().udp_rx.bytes < 1 << 20 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let new = two.overlay.renew(&two.keys, 0);
+        two.can_tho.trust.replace(new.clone());
+        assert_eq!(two.uplinks.renew().await, Ok(1));
+        two.settled().await;
+        assert_ne!(two.connection().stable_id(), old.stable_id());
+        received_bytes += old.stats().udp_rx.bytes;
+        let seen = two.central.here.connections();
+        assert!(seen.iter().any(|link| leaf(&link.connection) == new.chain()[0]), "central sees the new certificate");
+    }
+    for (office, sent) in [(&mut two.central, &sent[0]), (&mut two.can_tho, &sent[1])] {
+        let came = office.take(sent.len()).await;
+        assert!(sent.iter().all(|id| came.get(id) == Some(&1)), "each once");
+    }
+    received_bytes += two.connection().stats().udp_rx.bytes;
+    for office in [&mut two.central, &mut two.can_tho] {
+        office.drained().await;
+    }
+    // What was in flight at each of the five, and headers.
+    let again_bytes = received_bytes.saturating_sub(payload_bytes * 104 / 100);
+    println!("{again_bytes} of {payload_bytes} bytes came again");
+    assert!(again_bytes < 5 << 20, "{again_bytes} of {payload_bytes} bytes came again");
+    drop(two.uplinks);
+    assert_eq!(states.await.expect("done"), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_dial_that_fails_leaves_the_link_as_it_was() {
+    let mut two = Two::new(|overlay| overlay.central.clone()).await;
+    let states = two.watch();
+    let before = two.connection().stable_id();
+    two.can_tho.trust.replace(Overlay::new().admit("can-tho"));
+    let why = two.uplinks.renew().await.expect_err("central does not know that root");
+    assert!(why.starts_with("central: ") && why.contains("another overlay"), "{why}");
+    two.settled().await;
+    assert_eq!(two.connection().stable_id(), before);
+    let id = two.can_tho.submit("vanban@central", b"document".to_vec()).await;
+    assert_eq!(two.central.take(1).await.get(&id), Some(&1));
+    two.can_tho.trust.replace(two.keys.clone());
+    assert_eq!(two.uplinks.renew().await, Ok(1));
+    two.settled().await;
+    assert_ne!(two.connection().stable_id(), before);
+    drop(two.uplinks);
+    assert_eq!(states.await.expect("done"), []);
+}
+
+/// The parent has a newer certificate for weeks; its children see it when they dial again, which they do in time.
+#[tokio::test(start_paused = true)]
+async fn a_link_outlives_the_certificate_with_which_the_parent_let_it_be_made() {
+    let two = Two::new(|overlay| overlay.renew(&overlay.central, LEAF_MS - 30 * 60 * 1000)).await;
+    let states = two.watch();
+    let before = two.connection();
+    two.central.trust.replace(two.overlay.central.clone());
+    tokio::time::sleep(Duration::from_secs(15 * 60)).await;
+    assert_eq!(two.connection().stable_id(), before.stable_id());
+    tokio::time::sleep(Duration::from_secs(60 * 60)).await;
+    assert_ne!(two.connection().stable_id(), before.stable_id());
+    assert_eq!(leaf(&two.connection()), two.overlay.central.chain()[0]);
+    drop(two.uplinks);
+    assert_eq!(states.await.expect("done"), []);
 }

@@ -42,6 +42,7 @@ impl Sign for Pen {
 
 pub(crate) struct Office {
     pub(crate) here: Arc<Here>,
+    pub(crate) trust: Arc<NodeTrust>,
     pub(crate) endpoints: Arc<Endpoints>,
     pub(crate) engine: EngineHandle,
     pub(crate) spool: Arc<MemorySpool>,
@@ -92,7 +93,7 @@ impl Office {
         let room = Input::SpoolRoom { free_bytes: 1 << 40, total_bytes: 1 << 40 };
         engine.input(room).await.expect("runs");
         let trust = Arc::new(NodeTrust::new(keys.clone(), clock));
-        let here = Here::new((me.id, me.name), clock, engine.clone(), spool.clone(), trust, herald);
+        let here = Here::new((me.id, me.name), clock, engine.clone(), spool.clone(), trust.clone(), herald);
         let endpoints = Arc::new(Endpoints::over(line.socket(address), quic_keys(keys)));
         tasks.spawn(acceptor::run(here.clone(), endpoints.clone()));
         let (consumer, deliveries) = mpsc::channel(1024);
@@ -100,7 +101,7 @@ impl Office {
         let inbox = "vanban".parse().expect("an inbox");
         let take = Input::Take { consumer: CONSUMER, inbox, credit: 1024, lease_ms: 24 * 3_600_000 };
         engine.input(take).await.expect("runs");
-        Self { here, endpoints, engine, spool, deliveries, _tasks: tasks }
+        Self { here, trust, endpoints, engine, spool, deliveries, _tasks: tasks }
     }
 
     pub(crate) fn dial(&self, node: &str, address: SocketAddr) -> Uplinks {
