@@ -358,3 +358,189 @@ fn issuer_error(error: RegistryError) -> IssuerError {
         other => IssuerError::Failed(other.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::time::Instant;
+
+    use tram_pki::backup::{self, Places};
+    use tram_pki::keystore;
+    use tram_pki::registry::AUDIT_LOG;
+    use tram_proto::name::Role;
+
+    use super::*;
+
+    const WORD: &str = "correct horse battery";
+
+    struct First {
+        dir: tempfile::TempDir,
+    }
+
+    impl First {
+        fn founded() -> Self {
+            let first = Self { dir: tempfile::tempdir().expect("a directory") };
+            let (zone, name) = ("tram.internal".parse().expect("zone"), "central".parse().expect("name"));
+            keystore::found(&first.pki(), &zone, &name, Clock::default().wall_ms()).expect("founded");
+            first
+        }
+
+        fn pki(&self) -> PathBuf {
+            self.dir.path().join("pki")
+        }
+
+        fn desk(&self, credentials: Option<&Path>) -> Desk {
+            let address = |text: &str| vec![text.parse::<HostPort>().expect("address")];
+            let reachable = Reachable { join: address("10.0.0.1:7444"), overlay: address("10.0.0.1:7443") };
+            let name = "central".parse().expect("name");
+            Desk::open(&self.pki(), credentials, name, Ok(reachable), Clock::default()).expect("opens")
+        }
+
+        fn events(&self) -> Vec<String> {
+            let log = fs::read_to_string(self.pki().join(AUDIT_LOG)).expect("readable");
+            let events = log.lines().map(|line| {
+                let (_, rest) = line.split_once("\"event\":\"").expect("an event");
+                rest.split('"').next().expect("a word").to_owned()
+            });
+            events.collect()
+        }
+    }
+
+    fn word(text: &str) -> Passphrase {
+        Passphrase::of(text.as_bytes()).expect("a passphrase")
+    }
+
+    fn token(desk: &Desk) -> Result<TokenMade, IssuerError> {
+        let name = "can-tho".parse().expect("name");
+        desk.new_token(TokenOrder { name, role: Role::Province, ttl_ms: None, uplink: None, by: "lan".to_owned() })
+    }
+
+    /// Everything that is refused while nothing may be issued, and what is not.
+    #[track_caller]
+    fn issues_nothing(desk: &Desk, cure: &str) {
+        let refused = token(desk).expect_err("nothing is issued");
+        assert!(matches!(&refused, IssuerError::Locked(why) if why.contains(cure)), "{refused}");
+        let problems = desk.problems();
+        assert!(problems.len() == 1 && problems[0].contains("issues no certificates") && problems[0].contains(cure));
+        assert!(desk.names().iter().any(|(name, _)| name.as_str() == "central"), "names are known all the same");
+    }
+
+    #[test]
+    fn row_19_a_locked_ca_stops_issuing_only_and_is_opened_and_closed() {
+        let first = First::founded();
+        token(&first.desk(None)).expect("open as it was founded");
+        lock::set(&first.pki(), &word(WORD)).expect("locked");
+        let desk = first.desk(None);
+        issues_nothing(&desk, "`tram pki unlock`");
+        assert_eq!((desk.join_open_until_ms(), desk.root()), (None, None), "a token is live, but nobody can join");
+
+        let mut changes = desk.changes();
+        changes.mark_unchanged();
+        desk.key(KeyOrder::Unlock(word(WORD)), "lan").expect("opened");
+        assert!(changes.has_changed().expect("alive"), "the join port hears of it");
+        assert!(desk.join_open_until_ms().is_some() && desk.root().is_some() && desk.problems().is_empty());
+        token(&desk).expect("issues again");
+        desk.key(KeyOrder::Lock, "lan").expect("closed");
+        issues_nothing(&desk, "`tram pki unlock`");
+
+        // What is not locked on the disk cannot be closed; taking the lock away opens nothing by itself.
+        desk.key(KeyOrder::Remove(word(WORD)), "lan").expect("removed");
+        let refused = desk.key(KeyOrder::Lock, "lan").expect_err("not locked");
+        assert!(matches!(&refused, IssuerError::NotLocked(why) if why.contains("lock --set")), "{refused}");
+        drop(desk);
+        let desk = first.desk(None);
+        token(&desk).expect("open again at the next start");
+        assert_eq!(desk.key(KeyOrder::Set(word(WORD)), "lan").expect("set").len(), 2);
+        token(&desk).expect("what is open stays open");
+        let events = ["overlay_founded", "token_created", "ca_unlocked", "token_created", "ca_locked"];
+        let more = ["lock_removed", "token_created", "lock_set", "token_created"];
+        assert_eq!(first.events(), [&events[..], &more[..]].concat());
+    }
+
+    #[test]
+    fn row_22_a_wrong_passphrase_takes_a_second_is_counted_and_opens_nothing() {
+        let first = First::founded();
+        lock::set(&first.pki(), &word(WORD)).expect("locked");
+        let desk = first.desk(None);
+        #[expect(clippy::disallowed_methods, reason = "the delay is what is tested")]
+        let begun = Instant::now();
+        for order in [KeyOrder::Unlock, KeyOrder::Remove] {
+            let refused = desk.key(order(word("wrong horse battery")), "lan").expect_err("wrong");
+            let whole = format!("the passphrase does not open {}", first.pki().join("ca.key").display());
+            let root = whole.replace("ca.key", "root.key");
+            assert!(
+                matches!(&refused, IssuerError::WrongPassphrase(why) if *why == whole || *why == root),
+                "{refused}"
+            );
+        }
+        assert!(begun.elapsed() >= 2 * lock::WRONG_DELAY);
+        issues_nothing(&desk, "`tram pki unlock`");
+        assert_eq!(first.events()[1..], ["wrong_passphrase", "wrong_passphrase"]);
+        let weak = desk.key(KeyOrder::Set(word("tram")), "lan").expect_err("weak");
+        assert!(matches!(&weak, IssuerError::Invalid(why) if why.contains("12 characters")), "{weak}");
+    }
+
+    #[test]
+    fn systemd_opens_a_locked_ca_at_boot_and_a_wrong_credential_says_so() {
+        let first = First::founded();
+        lock::set(&first.pki(), &word(WORD)).expect("locked");
+        let credentials = tempfile::tempdir().expect("a directory");
+        issues_nothing(&first.desk(Some(credentials.path())), "`tram pki unlock`");
+        fs::write(credentials.path().join(CREDENTIAL), format!("{WORD}\n")).expect("written");
+        token(&first.desk(Some(credentials.path()))).expect("open");
+        fs::write(credentials.path().join(CREDENTIAL), "wrong horse battery").expect("written");
+        issues_nothing(&first.desk(Some(credentials.path())), "tram-ca-passphrase: the passphrase does not open");
+    }
+
+    #[test]
+    fn row_21_a_ca_key_that_cannot_be_used_stops_issuing_only() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let first = First::founded();
+        let key = first.pki().join(CA_KEY);
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).expect("chmod");
+        let desk = first.desk(None);
+        issues_nothing(&desk, &format!("`chmod 600 {}`", key.display()));
+        // When that is done, no restart is needed; without a lock any passphrase will do.
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).expect("chmod");
+        desk.key(KeyOrder::Unlock(word("any")), "lan").expect("opened");
+        token(&desk).expect("issues");
+        drop(desk);
+        fs::remove_file(&key).expect("removed");
+        issues_nothing(&first.desk(None), "ca.key is missing");
+    }
+
+    #[test]
+    fn row_24_a_restored_ca_issues_nothing_until_the_loss_is_made_good_or_accepted() {
+        let first = First::founded();
+        let at = |name: &str| first.dir.path().join(name);
+        let places = Places { config: at("tramd.toml"), conf_d: at("conf.d"), pki: first.pki() };
+        let file = at("node.backup");
+        backup::make(&places, &file, &word(WORD), true, 0, 1_800_000_000_000).expect("made");
+        let token_line = token(&first.desk(None)).expect("made after the backup");
+        fs::remove_dir_all(first.pki()).expect("the disk is gone");
+        backup::restore(&places, &file, &word(WORD), false).expect("restored");
+
+        let desk = first.desk(None);
+        issues_nothing(&desk, "tram pki restore --accept-loss");
+        let request = Request {
+            token: token_line.line.parse::<tram_pki::token::Token>().expect("a token").id,
+            csr: bytes::Bytes::new(),
+            mac: [0; 32],
+            version: String::new(),
+            clock_ms: 0,
+        };
+        let (answer, cause) = desk.answer(&request, &[0; 32], "10.0.0.9:1");
+        assert_eq!(answer.verdict.expect_err("refused"), Refusal::Unavailable);
+        assert!(cause.is_some());
+        // Nothing is written into the log that could be another line than the parent's.
+        let before = fs::read(first.pki().join(AUDIT_LOG)).expect("readable");
+        desk.key(KeyOrder::Unlock(word(WORD)), "lan").expect("opened");
+        desk.cancel_token("can-tho").expect_err("waits");
+        assert_eq!(fs::read(first.pki().join(AUDIT_LOG)).expect("readable"), before);
+        issues_nothing(&desk, "backup of 2027-01-15");
+
+        // Without a restart.
+        assert!(Restored::accept(&first.pki()).expect("written"));
+        token(&desk).expect("issues");
+    }
+}

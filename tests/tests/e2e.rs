@@ -10,6 +10,7 @@ mod e2e {
     mod cuts;
     mod disk_full;
     mod joining;
+    mod keys;
     mod lost_spools;
     mod payloads;
     mod precedence;
