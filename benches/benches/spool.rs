@@ -291,7 +291,7 @@ fn core() -> Node {
         name: "can-tho".parse().expect("a name"),
         title: String::new(),
         has_uplink: true,
-            features: 0,
+        features: 0,
         addresses: Vec::new(),
         boot: [1; 16],
         labels: Vec::new(),

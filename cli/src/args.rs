@@ -8,6 +8,7 @@ use jiff::{SpanRelativeTo, Timestamp, Zoned, civil};
 use tram_pki::journal::Head;
 use tram_proto::envelope::Precedence;
 use tram_proto::id::MessageId;
+use tram_proto::join::Uplink;
 use tram_proto::limits;
 use tram_proto::name::{Address, Inbox, NodeName, Role};
 
@@ -308,6 +309,8 @@ pub(crate) enum PkiCommand {
     Backup(BackupArgs),
     /// Put a backup in place on a machine without keys
     Restore(RestoreArgs),
+    #[command(flatten)]
+    Offline(OfflineCommand),
 }
 
 #[derive(Debug, ClapArgs)]
@@ -380,6 +383,39 @@ pub(crate) struct RestoreArgs {
     pub(crate) check: bool,
     #[command(flatten)]
     pub(crate) passphrase: PassphraseArgs,
+}
+
+/// Joining by files on a stick.
+#[derive(Debug, Subcommand)]
+pub(crate) enum OfflineCommand {
+    /// Make this machine's request to become a node: a file for `tram pki sign`, and a fingerprint to read out
+    Csr {
+        /// The node's name, such as ninh-kieu.can-tho
+        name: NodeName,
+        /// The request file
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Sign a machine's request, at the node that holds the CA; the answer file is for `tramd join --answer` there
+    Sign {
+        /// The request file
+        file: PathBuf,
+        /// province, district or commune
+        #[arg(long)]
+        role: Role,
+        /// Whom the new node will dial
+        #[arg(long, value_name = "NODE@HOST:PORT")]
+        uplink: Uplink,
+        /// The answer file
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// The request's fingerprint as the person at the new machine reads it out [default: show it and ask]
+        #[arg(long, value_name = "DIGITS", conflicts_with = "yes")]
+        fingerprint: Option<String>,
+        /// The file never left my hands: do not ask
+        #[arg(long)]
+        yes: bool,
+    },
 }
 
 #[derive(Debug, ClapArgs)]

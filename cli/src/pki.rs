@@ -3,6 +3,8 @@
 //! Works on the node's files where it can. What the running daemon holds is changed by asking it: then it is also the
 //! daemon that writes the audit log.
 
+mod offline;
+
 use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -44,6 +46,7 @@ pub(crate) async fn run(dir: Option<&Path>, command: PkiCommand, json: bool) -> 
         }
         PkiCommand::Backup(args) => make_backup(&places, &args, json),
         PkiCommand::Restore(args) => restore(&places, args, json),
+        PkiCommand::Offline(command) => offline::run(&place, &places.pki, command, json).await,
     }
 }
 

@@ -1,5 +1,6 @@
 //! An administrator's door.
 
+use bytes::Bytes;
 use tonic::transport::Channel;
 use tram_proto::id::MessageId;
 use tram_proto::local as api;
@@ -9,8 +10,8 @@ use tram_proto::name::{Inbox, NodeName};
 use crate::error::Error;
 use crate::place::Place;
 use crate::{
-    InboxView, KeyView, LinkView, NodeView, PlanAnswer, QueuesAnswer, ScrubAnswer, StatusAnswer, TokenNewAnswer,
-    TokenNewRequest, TokenView,
+    InboxView, KeyView, LinkView, NodeView, PkiSignRequest, PlanAnswer, QueuesAnswer, ScrubAnswer, StatusAnswer,
+    TokenNewAnswer, TokenNewRequest, TokenView,
 };
 
 /// An administrator's connection to a node. Cheap to clone; clones share the connection.
@@ -172,6 +173,14 @@ impl Admin {
     /// [`Error`]; code `no_authority` when this node issues no certificates.
     pub async fn new_token(&self, token: TokenNewRequest) -> Result<TokenNewAnswer, Error> {
         Ok(self.admin.clone().token_new(token).await?.into_inner())
+    }
+
+    /// Has a request file signed whose fingerprint has been compared; answers the answer file.
+    ///
+    /// # Errors
+    /// [`Error`]; code `no_authority` when this node issues no certificates.
+    pub async fn sign(&self, request: PkiSignRequest) -> Result<Bytes, Error> {
+        Ok(self.admin.clone().pki_sign(request).await?.into_inner().answer)
     }
 
     /// The tokens this node has made and still remembers.

@@ -1,13 +1,15 @@
 //! The command `tramd`: init, join, run, check, demo.
 
 use std::ffi::OsString;
-use std::io::Read as _;
-use std::path::PathBuf;
+use std::io::{IsTerminal as _, Read as _};
+use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
-use tram_pki::enrol::{JoinError, Joining};
+use tram_pki::enrol::{JoinError, Joined, Joining, offline};
 use tram_pki::token::Token;
+use tram_proto::limits;
 use tram_proto::name::{NodeName, Zone};
+use tram_proto::offline::FileAnswer;
 
 use crate::clock::Clock;
 use crate::config::Config;
@@ -63,11 +65,18 @@ enum Command {
         #[command(flatten)]
         addresses: Addresses,
     },
-    /// Make this machine a node, with a token from `tram token new`
+    /// Make this machine a node, with a token from `tram token new`, or by file with an answer from `tram pki sign`; where
+    /// that node is set up already, give it a new key and certificate
     Join {
         /// The file that holds the token; - reads it from standard input
-        #[arg(long, value_name = "FILE")]
-        token_file: PathBuf,
+        #[arg(long, value_name = "FILE", required_unless_present = "answer")]
+        token_file: Option<PathBuf>,
+        /// The answer to this machine's `tram pki csr`
+        #[arg(long, value_name = "FILE", conflicts_with = "token_file")]
+        answer: Option<PathBuf>,
+        /// The fingerprint of the overlay's root as the admin of the first node reads it out [default: ask]
+        #[arg(long, value_name = "DIGITS", requires = "answer")]
+        root_fingerprint: Option<String>,
         #[command(flatten)]
         addresses: Addresses,
     },
@@ -126,7 +135,13 @@ fn perform(arguments: Arguments) -> Result<i32, Failure> {
     let clock = Clock::default();
     match arguments.command {
         Command::Init { zone, name, addresses } => init(&paths, &zone, &name, &addresses, clock),
-        Command::Join { token_file, addresses } => join_with(&paths, &token_file, &addresses, clock),
+        Command::Join { answer: Some(answer), root_fingerprint, addresses, .. } => {
+            join_by_file(&paths, &answer, root_fingerprint.as_deref(), &addresses, clock)
+        }
+        Command::Join { token_file, addresses, .. } => {
+            // clap has seen to it that there is one.
+            join_with(&paths, &token_file.unwrap_or_else(|| "-".into()), &addresses, clock)
+        }
         Command::Run => run::command(paths, clock),
         Command::Check => check(&paths),
         Command::Demo { path, keep } => demo::command(path, keep),
@@ -147,11 +162,22 @@ fn join_with(paths: &Paths, token_file: &PathBuf, addresses: &Addresses, clock: 
     let text = read_token(token_file)?;
     let token: Token =
         text.parse().map_err(|e| Failure::new(exit::BAD_DATA, format!("{}: {e}", token_file.display())))?;
-    setup::prepare(paths).map_err(setup_failure)?;
-    let joining = Joining::begin(&paths.pki, token).map_err(|e| join_failure(&e))?;
+    setup::before_join(paths, &token.name, addresses).map_err(setup_failure)?;
+    let (name, uplink) = (token.name.clone(), token.uplink.clone());
+    let joining = match Joining::begin(&paths.pki, token) {
+        // The power went after the keys and before the config.
+        Err(JoinError::Spent { .. }) if !paths.config.exists() => {
+            setup::finish(paths, &name, &uplink, addresses).map_err(setup_failure)?;
+            return start_it(paths, &format!("this machine is node {name}"));
+        }
+        begun => begun.map_err(|e| join_failure(&e))?,
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|e| Failure::new(exit::IO, e))?;
-    let joined = runtime.block_on(join::join(&joining, env!("CARGO_PKG_VERSION"), clock)).map_err(|failure| {
+    let joined = runtime.block_on(join::join(&joining, env!("CARGO_PKG_VERSION"), clock));
+    // A name that is being looked up keeps nobody waiting.
+    runtime.shutdown_background();
+    let joined = joined.map_err(|failure| {
         let code = match &failure {
             join::JoinFailure::Unreachable(_) => exit::UNREACHABLE,
             join::JoinFailure::BrokenOff { .. } => exit::TRY_AGAIN,
@@ -160,10 +186,88 @@ fn join_with(paths: &Paths, token_file: &PathBuf, addresses: &Addresses, clock: 
         };
         Failure::new(code, failure)
     })?;
-    let keys = setup::joined(paths, &joined, addresses).map_err(setup_failure)?;
-    eprintln!("this machine is node {} ({}) of zone {}", joined.name, joined.role, keys.zone());
+    install(paths, &joined, addresses)
+}
+
+/// Joins by the answer to a request file. Nobody but a person can say whether its root is the overlay's.
+fn join_by_file(
+    paths: &Paths,
+    file: &Path,
+    fingerprint: Option<&str>,
+    addresses: &Addresses,
+    clock: Clock,
+) -> Result<i32, Failure> {
+    let bytes = read_at_most(file, limits::ANSWER_FILE_BYTES as u64 + 1);
+    let bytes = bytes.map_err(|e| Failure::new(exit::NO_INPUT, format!("{}: {e}", file.display())))?;
+    let bad = |error: &dyn std::fmt::Display| Failure::new(exit::BAD_DATA, format!("{}: {error}", file.display()));
+    let answer = FileAnswer::decode(&bytes).map_err(|e| bad(&e))?;
+    setup::before_join(paths, &answer.granted.name, addresses).map_err(setup_failure)?;
+    let answered = offline::accept(&paths.pki, &answer, clock.wall_ms()).map_err(|e| match join_failure(&e) {
+        Failure { code: exit::BAD_DATA, .. } => bad(&e),
+        failure => failure,
+    })?;
+    let shown = offline::root_fingerprint(answered.root());
+    let granted = &answer.granted;
+    match fingerprint {
+        _ if answered.is_trusted() => {}
+        Some(said) if shown.is(said) => {}
+        Some(_) => {
+            let why = format!(
+                "the root in {} has another fingerprint: {shown}. If you typed what the admin of the first node read out, the file is not from there: install nothing and tell that admin",
+                file.display()
+            );
+            return Err(Failure::new(exit::NOT_PERMITTED, why));
+        }
+        None if std::io::stdin().is_terminal() => {
+            eprintln!("this makes the machine node {} ({}) of zone {}", granted.name, granted.role, granted.zone);
+            eprintln!("root fingerprint: {shown}");
+            eprintln!("Ask the admin of the first node to read it out (`tram pki sign` shows it).");
+            eprint!("Is it the same? Type yes: ");
+            let mut said = String::new();
+            let _ = std::io::stdin().read_line(&mut said);
+            if said.trim() != "yes" {
+                return Err(Failure::new(exit::NO, "nothing was installed"));
+            }
+        }
+        None => {
+            let why = format!(
+                "the root in {} is not known here: give --root-fingerprint as the admin of the first node reads it out, or run this at a terminal",
+                file.display()
+            );
+            return Err(Failure::new(exit::USAGE, why));
+        }
+    }
+    install(paths, &answered.vouched(), addresses)
+}
+
+fn install(paths: &Paths, joined: &Joined, addresses: &Addresses) -> Result<i32, Failure> {
+    let again = paths.config.exists();
+    let keys = setup::joined(paths, joined, addresses).map_err(setup_failure)?;
+    let what = format!("this machine is node {} ({}) of zone {}", joined.name, joined.role, keys.zone());
+    if !again {
+        return start_it(paths, &what);
+    }
+    let uplink = &joined.uplink.node;
+    let dials = Config::load(paths).is_ok_and(|config| config.uplinks.iter().any(|one| one.node == *uplink));
+    if !dials {
+        eprintln!(
+            "note: {} names no [[uplink]] {uplink}, which the CA names; it stays as it is",
+            paths.config.display()
+        );
+    }
+    start_it(paths, &format!("{what} again, with a new key; config, mail and receipts are as they were"))
+}
+
+fn start_it(paths: &Paths, what: &str) -> Result<i32, Failure> {
+    eprintln!("{what}");
     eprintln!("start it: tramd{} run", paths.option);
     Ok(exit::OK)
+}
+
+fn read_at_most(path: &Path, bytes: u64) -> std::io::Result<Vec<u8>> {
+    let mut all = Vec::new();
+    std::fs::File::open(path)?.take(bytes).read_to_end(&mut all)?;
+    Ok(all)
 }
 
 fn read_token(path: &PathBuf) -> Result<String, Failure> {
@@ -182,6 +286,7 @@ fn read_token(path: &PathBuf) -> Result<String, Failure> {
 fn join_failure(error: &JoinError) -> Failure {
     let code = match error {
         JoinError::Refused { .. } => exit::NOT_PERMITTED,
+        JoinError::Resident { .. } | JoinError::Spent { .. } => exit::NO,
         _ => exit::BAD_DATA,
     };
     Failure::new(code, error)
@@ -189,7 +294,8 @@ fn join_failure(error: &JoinError) -> Failure {
 
 fn setup_failure(error: setup::SetupError) -> Failure {
     let code = match &error {
-        setup::SetupError::Exists { .. } => exit::NO,
+        setup::SetupError::Exists { .. } | setup::SetupError::Running { .. } => exit::NO,
+        setup::SetupError::Addresses { .. } => exit::USAGE,
         _ => exit::IO,
     };
     Failure::new(code, error)

@@ -11,16 +11,17 @@ use tokio::sync::watch;
 use tracing::warn;
 use tram_pki::authority::{Authority, AuthorityError};
 use tram_pki::backup::Restored;
-use tram_pki::enrol::{self, Cause, Exporter};
+use tram_pki::enrol::{self, Cause, Exporter, offline};
 use tram_pki::keystore::{CA_KEY, KeyError};
 use tram_pki::lock::{self, Passphrase};
 use tram_pki::registry::{self, Entry, Registry, RegistryError, TokenState};
 use tram_proto::id::NodeId;
-use tram_proto::join::{Answer, HostPort, Refusal, Request, Uplink};
+use tram_proto::join::{Answer, Refusal, Request, Uplink};
 use tram_proto::name::NodeName;
+use tram_proto::offline::FileRequest;
 
 use crate::clock::Clock;
-use crate::local::station::{Issuer, IssuerError, KeyOrder, Registered, TokenFacts, TokenMade, TokenOrder};
+use crate::local::station::{Issuer, IssuerError, KeyOrder, Registered, SignOrder, TokenFacts, TokenMade, TokenOrder};
 use crate::setup::Reachable;
 
 /// The credential of systemd that holds the passphrase, in `$CREDENTIALS_DIRECTORY`.
@@ -200,11 +201,7 @@ impl Desk {
             }
             return Ok(Uplink { node: self.name.clone(), addresses: reachable.overlay.clone() });
         };
-        let invalid = |why: String| IssuerError::Invalid(format!("--uplink {text}: {why}"));
-        let (node, address) = text.split_once('@').ok_or_else(|| invalid("write it as NODE@HOST:PORT".to_owned()))?;
-        let node: NodeName = node.parse().map_err(|e| invalid(format!("{e}")))?;
-        let address: HostPort = address.parse().map_err(|e| invalid(format!("{e}")))?;
-        Ok(Uplink { node, addresses: vec![address] })
+        read_uplink(text)
     }
 }
 
@@ -264,6 +261,24 @@ impl Issuer for Desk {
         drop(inside);
         self.tell();
         Ok(())
+    }
+
+    fn sign(&self, order: SignOrder) -> Result<Vec<u8>, IssuerError> {
+        let invalid = |error: &dyn std::fmt::Display| IssuerError::Invalid(error.to_string());
+        let request = FileRequest::decode(&order.request).map_err(|error| invalid(&error))?;
+        let order = offline::SignOrder { role: order.role, uplink: read_uplink(&order.uplink)?, by: order.by };
+        let mut inside = self.inside();
+        let Inside { key, registry } = &mut *inside;
+        let authority = self.may_issue(key).map_err(IssuerError::Locked)?;
+        let signed = offline::sign(registry, authority, &request, &order, self.clock.wall_ms());
+        drop(inside);
+        let answer = signed.map_err(|error| match error {
+            offline::SignError::Registry(error) => issuer_error(error),
+            offline::SignError::Authority(error) => IssuerError::Failed(error.to_string()),
+            error => invalid(&error),
+        })?;
+        self.tell();
+        Ok(answer.encode())
     }
 
     fn nodes(&self) -> Result<Vec<Registered>, IssuerError> {
@@ -347,6 +362,10 @@ impl Desk {
         warn!(by, "a wrong passphrase was tried for the CA's key");
         self.note(&mut self.inside(), "wrong_passphrase", by).err().unwrap_or(IssuerError::WrongPassphrase(why))
     }
+}
+
+fn read_uplink(text: &str) -> Result<Uplink, IssuerError> {
+    text.parse().map_err(|error| IssuerError::Invalid(format!("--uplink {error}")))
 }
 
 fn issuer_error(error: RegistryError) -> IssuerError {

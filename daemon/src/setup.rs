@@ -1,16 +1,18 @@
 //! `tramd init` and `tramd join`: from an empty directory to a node that can run.
 //!
-//! Writes keys first and the config last, so a directory with a config is complete. Nothing that exists is overwritten.
+//! Writes keys first and the config last, so a directory with a config is complete. A config that exists is never
+//! overwritten; keys only by a node that joins again.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use tram_pki::enrol::Joined;
 use tram_pki::keystore::{self, NodeKeys};
-use tram_proto::join::HostPort;
+use tram_proto::join::{HostPort, Uplink};
 use tram_proto::name::{NodeName, Zone};
 
 use crate::clock::Clock;
@@ -40,6 +42,20 @@ pub enum SetupError {
         /// The directory.
         dir: PathBuf,
         /// What was found.
+        config: PathBuf,
+    },
+    /// The daemon holds the keys that are to be replaced.
+    #[error("the node in {} is running: stop it, join again, start it", dir.display())]
+    Running {
+        /// The directory of its sockets.
+        dir: PathBuf,
+    },
+    /// The node has a config already.
+    #[error("this node joins again and keeps its config: leave out {flags} and change {} instead", config.display())]
+    Addresses {
+        /// What was given.
+        flags: String,
+        /// The config.
         config: PathBuf,
     },
     /// The directory or config could not be written.
@@ -75,18 +91,57 @@ pub fn init(
     Ok(keys)
 }
 
+/// Before a join as `name`: makes the directories, or, where that node lives already, sees that it can join again.
+/// Whether another node lives there the join itself finds out.
+///
+/// # Errors
+/// [`SetupError`].
+pub fn before_join(paths: &Paths, name: &NodeName, addresses: &Addresses) -> Result<(), SetupError> {
+    if !paths.config.exists() {
+        return prepare(paths);
+    }
+    match keystore::resident(&paths.pki)? {
+        None => return prepare(paths),
+        Some((_, peer)) if peer.name != *name => return Ok(()),
+        Some(_) => {}
+    }
+    let flags = [
+        ("--listen", addresses.listen.is_some()),
+        ("--join-listen", addresses.join_listen.is_some()),
+        ("--advertise", addresses.advertise.is_some()),
+    ];
+    let given: Vec<&str> = flags.into_iter().filter(|(_, given)| *given).map(|(flag, _)| flag).collect();
+    if !given.is_empty() {
+        return Err(SetupError::Addresses { flags: given.join(", "), config: paths.config.clone() });
+    }
+    if UnixStream::connect(paths.run.join("admin.sock")).is_ok() {
+        return Err(SetupError::Running { dir: paths.run.clone() });
+    }
+    Ok(())
+}
+
 /// Keeps what a join brought.
 ///
 /// # Errors
-/// [`SetupError`]; what exists is left as it is.
+/// [`SetupError`]; a config that exists is left as it is.
 pub fn joined(paths: &Paths, joined: &Joined, addresses: &Addresses) -> Result<NodeKeys, SetupError> {
     let keys = NodeKeys::install(&paths.pki, joined)?;
-    let uplink = (joined.uplink.node.clone(), joined.uplink.addresses.clone());
-    write_config(paths, &config_text(&joined.name, addresses, Some(uplink)))?;
+    if !paths.config.exists() {
+        finish(paths, &joined.name, &joined.uplink, addresses)?;
+    }
     Ok(keys)
 }
 
-/// Makes the directories, unless a node lives there.
+/// Writes the config of a node that has its keys.
+///
+/// # Errors
+/// [`SetupError`].
+pub fn finish(paths: &Paths, name: &NodeName, uplink: &Uplink, addresses: &Addresses) -> Result<(), SetupError> {
+    let uplink = (uplink.node.clone(), uplink.addresses.clone());
+    write_config(paths, &config_text(name, addresses, Some(uplink)))
+}
+
+/// Makes the directories, unless there is a config.
 ///
 /// # Errors
 /// [`SetupError::Exists`], [`SetupError::Write`].

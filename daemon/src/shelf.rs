@@ -40,13 +40,8 @@ impl Shelf {
         for why in left_out {
             warn!(%why, "left out of the PKI bundle; neighbours bring it again");
         }
-        let shelf = Self {
-            pki: pki.to_owned(),
-            clock,
-            trust,
-            bundle: Mutex::new(bundle),
-            changed: watch::Sender::new(0),
-        };
+        let shelf =
+            Self { pki: pki.to_owned(), clock, trust, bundle: Mutex::new(bundle), changed: watch::Sender::new(0) };
         shelf.enforce(&shelf.bundle());
         Ok(Arc::new(shelf))
     }

@@ -189,6 +189,12 @@ impl Registry {
         Ok(Self { path, content, audit, _lock: lock })
     }
 
+    /// The directory it is in.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new("."))
+    }
+
     /// The nodes that hold or have held a certificate, by name: which names exist.
     pub fn nodes(&self) -> impl Iterator<Item = &NodeRecord> {
         self.content.nodes.values()
@@ -541,6 +547,12 @@ impl Registry {
         self.nodes()
             .find(|node| node.name != *name && node.certificates.iter().any(|c| c.key == key))
             .map(|node| &node.name)
+    }
+
+    /// Whether a certificate on this key was revoked: somebody else may have the key.
+    pub(crate) fn is_revoked_key(&self, key: Sha256) -> bool {
+        let revoked = |serial: &str| self.revocations().any(|one| one.serial == serial);
+        self.nodes().flat_map(|node| &node.certificates).any(|one| one.key == key && revoked(&one.serial))
     }
 
     /// Binds a token to a key and keeps the certificate made for it.

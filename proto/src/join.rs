@@ -11,7 +11,7 @@ use bytes::Bytes;
 use crate::error::WireError;
 use crate::id::{IdError, NodeId};
 use crate::limits;
-use crate::name::{NodeName, Role, Zone};
+use crate::name::{NameError, NodeName, Role, Zone};
 use crate::wire::join as wire;
 
 /// The ALPN name of the join port.
@@ -113,6 +113,31 @@ pub struct Uplink {
     pub node: NodeName,
     /// Where it listens, in order; 1 to [`limits::HELLO_ADDRESSES`].
     pub addresses: Vec<HostPort>,
+}
+
+/// The text is not `NODE@HOST:PORT`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UplinkError {
+    /// There is no `@`.
+    #[error("{0:?}: write it as NODE@HOST:PORT, such as can-tho@relay.can-tho.example:7443")]
+    Form(String),
+    /// The node.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// The address.
+    #[error(transparent)]
+    Address(#[from] HostPortError),
+}
+
+impl FromStr for Uplink {
+    type Err = UplinkError;
+
+    /// With one address.
+    fn from_str(text: &str) -> Result<Self, UplinkError> {
+        let wrong = || UplinkError::Form(text.chars().take(limits::NAME_BYTES).collect());
+        let (node, address) = text.split_once('@').ok_or_else(wrong)?;
+        Ok(Self { node: node.parse()?, addresses: vec![address.parse()?] })
+    }
 }
 
 /// What a new node sends.

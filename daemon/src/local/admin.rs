@@ -10,16 +10,17 @@ use tram_proto::local::admin_server::Admin;
 use tram_proto::local::{
     CertificateView, Changed, Done, HopName, InboxName, InboxView, InboxesAnswer, InboxesRequest, KeyView, LinkView,
     LinksAnswer, LinksRequest, NodeName, NodeView, NodesAnswer, NodesRequest, PkiLockAnswer, PkiLockRequest,
-    PkiUnlockRequest, PlanAnswer, PlanCheckRequest, PlanShowRequest, QueueView, QueuesAnswer, QueuesRequest,
-    ReloadAnswer, ReloadRequest, RetryRequest, ScrubAnswer, ScrubRequest, SpoolView, StatusAnswer, StatusRequest,
-    TokenCancelRequest, TokenListAnswer, TokenListRequest, TokenNewAnswer, TokenNewRequest, TokenView,
+    PkiSignAnswer, PkiSignRequest, PkiUnlockRequest, PlanAnswer, PlanCheckRequest, PlanShowRequest, QueueView,
+    QueuesAnswer, QueuesRequest, ReloadAnswer, ReloadRequest, RetryRequest, ScrubAnswer, ScrubRequest, SpoolView,
+    StatusAnswer, StatusRequest, TokenCancelRequest, TokenListAnswer, TokenListRequest, TokenNewAnswer,
+    TokenNewRequest, TokenView,
 };
 use tram_proto::name::Inbox;
 use tram_relay::input::{Command, Side};
 use tram_relay::snapshot::Snapshot;
 use zeroize::Zeroize as _;
 
-use super::station::{Certificate, Issuer, IssuerError, KeyOrder, LinkFacts, TokenOrder, Wire};
+use super::station::{Certificate, Issuer, IssuerError, KeyOrder, LinkFacts, SignOrder, TokenOrder, Wire};
 use super::{Door, app, command, plan, refusal, scrub};
 
 /// A certificate that ends sooner makes the node degraded: it is time to join again.
@@ -226,6 +227,15 @@ impl Admin for Service {
         };
         let keys = self.issuer(move |issuer| issuer.key(order, &by)).await?;
         Ok(Response::new(PkiLockAnswer { keys }))
+    }
+
+    async fn pki_sign(&self, request: Request<PkiSignRequest>) -> Result<Response<PkiSignAnswer>, Status> {
+        self.check(&request)?;
+        let by = caller(&request);
+        let PkiSignRequest { request, role, uplink } = request.into_inner();
+        let order = SignOrder { request, role: role.parse().map_err(refusal::invalid)?, uplink, by };
+        let answer = self.issuer(move |issuer| issuer.sign(order)).await?;
+        Ok(Response::new(PkiSignAnswer { answer: answer.into() }))
     }
 
     async fn queue_pause(&self, request: Request<HopName>) -> Result<Response<Changed>, Status> {

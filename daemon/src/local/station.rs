@@ -1,5 +1,6 @@
 //! What the local sockets need of the rest of the daemon, beside engine and spool.
 
+use bytes::Bytes;
 use tram_pki::lock::Passphrase;
 use tram_proto::id::NodeId;
 use tram_proto::name::{NodeName, Role, Zone};
@@ -169,6 +170,19 @@ pub struct TokenMade {
     pub expires_ms: u64,
 }
 
+/// A request file that is to be signed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SignOrder {
+    /// The file.
+    pub request: Bytes,
+    /// What the node will be.
+    pub role: Role,
+    /// `NODE@HOST:PORT` of its uplink.
+    pub uplink: String,
+    /// Who asks, for the audit log: a user's name.
+    pub by: String,
+}
+
 /// A token as the registry knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenFacts {
@@ -216,6 +230,11 @@ pub trait Issuer: Send + Sync + 'static {
     /// # Errors
     /// [`IssuerError`].
     fn cancel_token(&self, token: &str) -> Result<(), IssuerError>;
+    /// Signs a request file; answers the answer file.
+    ///
+    /// # Errors
+    /// [`IssuerError`].
+    fn sign(&self, order: SignOrder) -> Result<Vec<u8>, IssuerError>;
     /// Nodes that were admitted.
     ///
     /// # Errors

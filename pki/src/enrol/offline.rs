@@ -1,5 +1,4 @@
-//! Joining by files on a stick: the request, its signing at the CA, and the answer, for both sides. Without I/O but for
-//! the new machine's keys.
+//! Joining by files on a stick: the request, its signing at the CA, and the answer, for both sides.
 //!
 //! No secret and no channel ties the files to their makers, so two people do: the one at the CA compares the request's
 //! fingerprint, the one at the new machine that of the root. The answer is worth nothing without the request's key.
@@ -10,12 +9,15 @@ use bytes::Bytes;
 use rustls_pki_types::CertificateDer;
 use tram_proto::id::NodeId;
 use tram_proto::join::{Granted, Uplink};
+use tram_proto::limits;
 use tram_proto::name::{NodeName, Role};
 use tram_proto::offline::{FileAnswer, FileRequest};
 
 use super::client::{self, JoinError, Joined};
 use crate::authority::{Authority, AuthorityError, Subject};
+use crate::bundle::BUNDLE_BIN;
 use crate::csr::{self, CsrError, LeafKey};
+use crate::files::{self, Access};
 use crate::hash::{Fingerprint, Sha256};
 use crate::keystore;
 use crate::registry::{Registry, RegistryError};
@@ -85,6 +87,11 @@ pub enum SignError {
         /// Who has the key.
         holder: NodeName,
     },
+    /// The key is that of a certificate that was revoked.
+    #[error(
+        "{0}'s request uses a key whose certificate was revoked: have the node make a new one with `tram pki csr`, in an empty directory"
+    )]
+    RevokedKey(NodeName),
     /// The CA.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
@@ -103,13 +110,15 @@ pub fn sign(
     authority: &Authority,
     request: &FileRequest,
     order: &SignOrder,
-    bundle: Bytes,
     now_ms: u64,
 ) -> Result<FileAnswer, SignError> {
     let name = request.name.clone();
     let key = LeafKey::from_csr(&request.csr).map_err(|error| SignError::Csr { name: name.clone(), error })?;
     if let Some(holder) = registry.other_holder(key.hash(), &name) {
         return Err(SignError::KeyOfAnotherNode { holder: holder.clone(), name });
+    }
+    if registry.is_revoked_key(key.hash()) {
+        return Err(SignError::RevokedKey(name));
     }
     let node = registry.id_for(&name, order.role)?;
     let subject = Subject { id: node, name: name.clone(), role: order.role };
@@ -124,7 +133,13 @@ pub fn sign(
         zone: authority.zone().clone(),
         uplink: order.uplink.clone(),
     };
-    Ok(FileAnswer { granted: Box::new(granted), bundle })
+    Ok(FileAnswer { granted: Box::new(granted), bundle: bundle_in(registry.dir()) })
+}
+
+/// What the new node is to know besides; without it, it learns it from its neighbours.
+fn bundle_in(dir: &Path) -> Bytes {
+    let bytes = files::read(&dir.join(BUNDLE_BIN), Access::Public).unwrap_or_default();
+    if bytes.len() > limits::ANSWER_FILE_BYTES - limits::JOIN_FRAME_BYTES { Bytes::new() } else { bytes.into() }
 }
 
 /// An answer that fits this machine's request. Whether its root is the overlay's is still to be found out.

@@ -73,6 +73,9 @@ pub enum Cause {
         /// Who has the key.
         holder: NodeName,
     },
+    /// The key is that of a certificate that was revoked.
+    #[error("{0}'s request uses a key whose certificate was revoked: the node has to make a new one")]
+    RevokedKey(NodeName),
     /// Issuing or recording failed here; the token is not spent.
     #[error("{name} could not be given a certificate: {why}")]
     Failed {
@@ -91,6 +94,7 @@ impl Cause {
             self,
             Self::SecondKey { .. }
                 | Self::KeyOfAnotherNode { .. }
+                | Self::RevokedKey(_)
                 | Self::Failed { .. }
                 | Self::WrongProof { froze: true, .. }
         )
@@ -104,7 +108,7 @@ impl Cause {
             Self::Ended { state: TokenState::Cancelled | TokenState::New, .. } => Refusal::Cancelled,
             Self::Ended { .. } | Self::SecondKey { .. } => Refusal::UsedByAnotherKey,
             Self::Expired { .. } => Refusal::Expired,
-            Self::Csr { .. } | Self::KeyOfAnotherNode { .. } => Refusal::Csr,
+            Self::Csr { .. } | Self::KeyOfAnotherNode { .. } | Self::RevokedKey(_) => Refusal::Csr,
             Self::Failed { .. } => Refusal::Unavailable,
         }
     }
@@ -161,6 +165,9 @@ fn grant(
     }
     if let Some(holder) = registry.other_holder(key.hash(), &name) {
         return Err(Cause::KeyOfAnotherNode { holder: holder.clone(), name });
+    }
+    if registry.is_revoked_key(key.hash()) {
+        return Err(Cause::RevokedKey(name));
     }
     let issued = authority.issue(&key, &token.subject(), now_ms).map_err(|error| failed(&error))?;
     let granted = granted(authority, &token, &issued.certificate).ok_or_else(|| failed(&"its uplink is unreadable"))?;

@@ -9,6 +9,7 @@ use tram_proto::name::Role;
 
 use super::*;
 use crate::clock::DAY_MS;
+use crate::crl::Reason;
 use crate::fixtures::{NOW_MS, Overlay};
 use crate::keystore::NodeKeys;
 use crate::registry::{Registry, TOKEN_MS, TokenOrder, TokenState, WRONG_PROOFS};
@@ -224,6 +225,21 @@ fn row_02_the_key_of_another_node_is_refused() {
     scene.token = scene.registry.new_token(scene.overlay.authority(), &other, NOW_MS).expect("made");
     scene.check(&scene.proving(&first.csr), NOW_MS, Refusal::Csr, "key of node can-tho");
     assert_eq!(scene.state(), TokenState::New);
+}
+
+#[test]
+fn row_02_the_key_of_a_revoked_certificate_is_refused() {
+    let mut scene = Scene::new();
+    let first = scene.request();
+    assert!(scene.ask(&first, NOW_MS).0.verdict.is_ok());
+    let own = scene.overlay.keys().identity().id;
+    let serial = scene.registry.node(&scene.token.name).expect("registered").certificates[0].serial.clone();
+    scene.registry.revoke(&serial, Reason::KeyCompromise, own, "lan", NOW_MS).expect("revoked");
+    scene.token = scene.registry.new_token(scene.overlay.authority(), &order(), NOW_MS).expect("made");
+    scene.check(&scene.proving(&first.csr), NOW_MS, Refusal::Csr, "was revoked");
+    assert_eq!(scene.state(), TokenState::New);
+    scene.machine = machine();
+    assert!(scene.ask(&scene.request(), NOW_MS).0.verdict.is_ok(), "another key of the same node");
 }
 
 /// A machine that has joined, its node's id, and a newer token for the same name.

@@ -91,3 +91,149 @@ fn a_join_goes_to_the_overlay_of_its_token_only() {
     assert!(!overlay.path("X").join("tramd.toml").exists());
     println!("exit code for another overlay's join server: {}", ran.code);
 }
+
+/// A fingerprint that a command printed.
+fn fingerprint(out: &str) -> String {
+    out.rsplit(": ").next().expect("a fingerprint").trim().to_owned()
+}
+
+#[test]
+fn a_node_with_waiting_mail_joins_again_and_delivers_it() {
+    let mut overlay = Overlay::central(PROGRAM, HERE);
+    overlay.join("CT", "can-tho", "province", None);
+    overlay.run("CT");
+    overlay.await_link("CT", "central");
+    let id = overlay.tram("CT", &["status", "--json"]).json()["node_id"].clone();
+    overlay.kill("C");
+    let document = overlay.write("document", b"waits for the link");
+    let _ = overlay.send("CT", "vanban@central", &document, &[]).ok();
+    overlay.run("C");
+    // While it runs, nothing is sent and nothing replaced.
+    let token = overlay.token("can-tho", "province", None, &[]);
+    overlay.join_with("CT", &token, None).fails(1, &["is running"]);
+    overlay.kill("CT");
+    let config = fs::read(overlay.path("CT").join("tramd.toml")).expect("a config");
+    let pair =
+        || ["node.pem", "node.key"].map(|name| fs::read(overlay.path("CT").join("pki").join(name)).expect("a key"));
+    let before = pair();
+    overlay.join_with("CT", &token, Some("127.0.0.1:1")).fails(64, &["--listen", "tramd.toml"]);
+    let again = overlay.join_with("CT", &token, None);
+    assert!(again.err.contains("again, with a new key"), "{again:?}");
+    let _ = again.ok();
+    let after = pair();
+    assert!(before[0] != after[0] && before[1] != after[1], "both are new");
+    assert_eq!(fs::read(overlay.path("CT").join("tramd.toml")).expect("a config"), config);
+    // By mistake once more: no new key, no alarm at the CA.
+    overlay.join_with("CT", &token, None).fails(1, &["set up already, with this very token"]);
+    assert!(pair() == after && !overlay.log("C").contains("two machines"));
+
+    overlay.run("CT");
+    overlay.await_link("CT", "central");
+    assert_eq!(overlay.tram("CT", &["status", "--json"]).json()["node_id"], id);
+    let _ = overlay.recv("C", "taken", 1).ok();
+    assert_eq!(fs::read(overlay.path("taken").join("document")).expect("delivered"), b"waits for the link");
+    overlay.await_done(&["CT", "C"], tram_tests::overlay::SOON);
+}
+
+#[test]
+fn a_set_up_directory_does_not_become_another_node() {
+    let mut overlay = Overlay::central(PROGRAM, HERE);
+    overlay.join("CT", "can-tho", "province", None);
+    let other = overlay.token("an-giang", "province", None, &[]);
+    overlay.join_with("CT", &other, Some("127.0.0.1:1")).fails(1, &["set up already, as node can-tho.tram.internal"]);
+    let _ = overlay.join_with("AG", &other, None).ok();
+}
+
+#[test]
+fn a_machine_without_a_network_joins_by_two_files() {
+    let mut overlay = Overlay::central(PROGRAM, HERE);
+    let central = format!("central@{}", overlay.listen("C"));
+    let path = |name: &str| overlay.path(name).display().to_string();
+    let (request, answer) = (path("request"), path("answer"));
+    let read_out = fingerprint(&overlay.tram("CT", &["pki", "csr", "can-tho", "--out", &request]).ok());
+    let again = fingerprint(&overlay.tram("CT", &["pki", "csr", "can-tho", "--out", &request]).ok());
+    assert_eq!(again, read_out, "asked again, the machine asks with the same key");
+
+    let sign = ["pki", "sign", &request, "--role", "province", "--uplink", &central, "--out", &answer];
+    overlay.tram("C", &sign).fails(64, &["--fingerprint"]);
+    let wrong = [sign.as_slice(), &["--fingerprint", "00000 00000 00000 00000 00000 00000"]].concat();
+    overlay.tram("C", &wrong).fails(77, &["another fingerprint", &read_out]);
+    assert!(!overlay.path("answer").exists());
+    // Asking the daemon, and on the files while there is none, gives the same certificate.
+    let compared = [sign.as_slice(), &["--fingerprint", &read_out]].concat();
+    let root = fingerprint(&overlay.tram("C", &compared).ok());
+    let first = fs::read(overlay.path("answer")).expect("an answer");
+    overlay.kill("C");
+    let by_hand = [sign.as_slice(), &["--yes"]].concat();
+    assert_eq!(fingerprint(&overlay.tram("C", &by_hand).ok()), root);
+    assert_eq!(fs::read(overlay.path("answer")).expect("an answer"), first);
+    overlay.run("C");
+
+    let join = ["--answer", answer.as_str()];
+    overlay.tramd("join", "CT", &join).fails(64, &["--root-fingerprint"]);
+    let forged = [join.as_slice(), &["--root-fingerprint", &read_out]].concat();
+    overlay.tramd("join", "CT", &forged).fails(77, &["another fingerprint", &root]);
+    assert!(!overlay.path("CT").join("tramd.toml").exists(), "nothing is half set up");
+    let elsewhere = [join.as_slice(), &["--root-fingerprint", &root]].concat();
+    overlay.tramd("join", "X", &elsewhere).fails(65, &["has not asked to be node can-tho"]);
+    let _ = overlay.tramd("join", "CT", &elsewhere).ok();
+    overlay.run("CT");
+    overlay.await_link("CT", "central");
+
+    // And again, with a new key: its root is known there, nobody has to vouch for it.
+    overlay.kill("CT");
+    let _ = overlay.tram("CT", &["pki", "csr", "can-tho", "--out", &request]).ok();
+    let _ = overlay.tram("C", &by_hand).ok();
+    let _ = overlay.tramd("join", "CT", &join).ok();
+    overlay.run("CT");
+    overlay.await_link("CT", "central");
+}
+
+#[test]
+fn files_on_a_stick_that_are_damaged_or_swapped_are_told_apart() {
+    let overlay = Overlay::central(PROGRAM, HERE);
+    let path = |name: &str| overlay.path(name).display().to_string();
+    let (request, answer) = (path("request"), path("answer"));
+    let _ = overlay.tram("CT", &["pki", "csr", "can-tho", "--out", &request]).ok();
+    let sign = |file: &str| {
+        let role = ["--role", "province", "--uplink", "central@127.0.0.1:1", "--yes", "--out", &answer];
+        overlay.tram("C", &[["pki", "sign", file].as_slice(), &role].concat())
+    };
+    let good = fs::read(overlay.path("request")).expect("a request");
+    overlay.write("cut", &good[..good.len() - 1]);
+    sign(&path("cut")).fails(65, &["cut"]);
+    sign(&path("missing")).fails(66, &["missing"]);
+    let _ = sign(&request).ok();
+    sign(&answer).fails(65, &["tramd join --answer"]);
+    overlay.tramd("join", "CT", &["--answer", &request]).fails(65, &["tram pki sign"]);
+    overlay.tramd("join", "CT", &["--answer", &path("missing")]).fails(66, &["missing"]);
+    // Only a node with a CA signs, and no registry appears where there is none.
+    overlay
+        .tram("CT", &["pki", "sign", &request, "--role", "province", "--uplink", "c@h:1", "--out", &answer, "--yes"])
+        .fails(1, &["holds no CA"]);
+    assert!(!overlay.path("CT").join("pki/registry.lock").exists());
+}
+
+#[test]
+fn row_26_names_that_cannot_be_are_refused_with_one_that_can() {
+    let overlay = Overlay::central(PROGRAM, HERE);
+    let long = "a".repeat(64);
+    for (name, suggestion) in [
+        ("cần-thơ", "\"can-tho\""),
+        ("ca\u{302}\u{300}n tho\u{31b}", "\"can-tho\""),
+        ("Đắk Lắk", "\"dak-lak\""),
+        ("x..y", "\"x.y\""),
+        ("-x", "\"x\""),
+        ("x_y", "\"x-y\""),
+        ("can-tho.", "\"can-tho\""),
+        ("", "empty"),
+        (&long, "1-63"),
+    ] {
+        let name = format!("--name={name}");
+        overlay.tramd("init", "X", &["--zone", "tram.internal", &name]).fails(64, &[suggestion]);
+        let name = &name["--name=".len()..];
+        overlay.tram("C", &["token", "new", "--role", "province", "--", name]).fails(64, &[suggestion]);
+        overlay.tram("X", &["pki", "csr", "--out", "/dev/null", "--", name]).fails(64, &[suggestion]);
+    }
+    assert!(!overlay.path("X").exists());
+}

@@ -42,8 +42,8 @@ impl Scene {
     }
 
     fn sign(&mut self, request: &FileRequest) -> Result<FileAnswer, SignError> {
-        let bundle = Bytes::from_static(b"bundle");
-        sign(&mut self.registry, self.overlay.authority(), request, &order(), bundle, NOW_MS)
+        std::fs::write(self.overlay.dir().join(BUNDLE_BIN), b"bundle").expect("written");
+        sign(&mut self.registry, self.overlay.authority(), request, &order(), NOW_MS)
     }
 }
 
@@ -60,7 +60,7 @@ fn a_machine_becomes_a_node_by_two_files() {
     assert!(root_fingerprint(answered.root()).is(&Sha256::of(scene.overlay.authority().root()).to_string()));
     let keys = NodeKeys::install(&scene.pki(), &answered.vouched()).expect("installed");
     assert_eq!((keys.identity().name.as_str(), keys.identity().role), ("can-tho", Role::Province));
-    assert_eq!(std::fs::read(scene.pki().join(keystore::BUNDLE_BIN)).expect("there"), b"bundle");
+    assert_eq!(std::fs::read(scene.pki().join(BUNDLE_BIN)).expect("there"), b"bundle");
     let node = scene.registry.node(&name("can-tho")).expect("registered");
     assert_eq!((node.id, node.certificates.len()), (keys.identity().id, 1));
     let audit = std::fs::read_to_string(scene.overlay.dir().join(crate::registry::AUDIT_LOG)).expect("readable");
@@ -167,7 +167,7 @@ fn row_02_a_bad_request_file_is_refused_and_nothing_is_issued() {
     assert!(error.contains("the key of node can-tho"), "{error}");
     let order = SignOrder { role: Role::Central, ..order() };
     let authority = scene.overlay.authority();
-    let refused = sign(&mut scene.registry, authority, &good, &order, Bytes::new(), NOW_MS);
+    let refused = sign(&mut scene.registry, authority, &good, &order, NOW_MS);
     assert!(matches!(refused, Err(SignError::Registry(RegistryError::Central(_)))), "{refused:?}");
 }
 
