@@ -167,6 +167,12 @@ mod tests {
             let key = KeyPair::generate_for(algorithm).expect("key");
             check(&request(&key).expect("request"), Err(CsrError::Algorithm));
         }
+        for weak in [
+            include_bytes!("../../tests/fuzz/corpus/csr/rsa-1024").as_slice(),
+            include_bytes!("../../tests/fuzz/corpus/csr/p256-sha512"),
+        ] {
+            check(weak, Err(CsrError::Algorithm));
+        }
         let rsa = KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_2048).expect("key");
         check(&request(&rsa).expect("request"), Err(CsrError::Algorithm));
     }

@@ -7,6 +7,9 @@
 use std::path::Path;
 
 use bytes::Bytes;
+use tram_pki::csr::LeafKey;
+use tram_pki::enrol::offline;
+use tram_pki::hash::Sha256;
 use tram_pki::token::Token;
 use tram_proto::envelope::Body;
 use tram_proto::export::{EXPORT_BYTES, EXPORT_CHAINS, EXPORT_RECEIPTS, Export, MAGIC};
@@ -15,6 +18,7 @@ use tram_proto::id::Digest;
 use tram_proto::join::{Answer, Request};
 use tram_proto::limits;
 use tram_proto::manifest::{Head, Layout, Unit, decode_page};
+use tram_proto::offline::{ANSWER_MAGIC, FileAnswer, FileRequest, REQUEST_MAGIC};
 use tram_proto::receipt::{NodeRecord, Receipt};
 use tram_proto::row::{KeyRow, MessageRow, NeighborRow, NodeRow, ReceiptRow};
 use tram_proto::statement::{Kind, Signed};
@@ -23,7 +27,7 @@ use tram_proto::statement::{Kind, Signed};
 pub type Target = fn(&[u8]);
 
 /// Every target by the name of its corpus.
-pub const TARGETS: [(&str, Target); 13] = [
+pub const TARGETS: [(&str, Target); 16] = [
     ("frame", frame),
     ("body", body),
     ("receipt", receipt),
@@ -34,6 +38,9 @@ pub const TARGETS: [(&str, Target); 13] = [
     ("join_request", join_request),
     ("join_answer", join_answer),
     ("token", token),
+    ("csr", csr),
+    ("request_file", request_file),
+    ("answer_file", answer_file),
     ("config", config),
     ("export", export),
     ("rows", rows),
@@ -165,6 +172,41 @@ pub fn token(data: &[u8]) {
     }
 }
 
+/// A certificate request, as a CA takes it in.
+pub fn csr(data: &[u8]) {
+    let Ok(key) = LeafKey::from_csr(data) else { return };
+    assert!(data.len() <= limits::CSR_BYTES);
+    // The key is one that stands in the request: P-256, 91 bytes of DER.
+    assert!(data.windows(91).any(|window| Sha256::of(window) == key.hash()));
+    assert!(LeafKey::from_csr(&[data, &[0]].concat()).is_err(), "nothing may follow");
+}
+
+/// A request file, as it is and with a right digest: a fuzzer does not find one.
+pub fn request_file(data: &[u8]) {
+    for file in [data, &sealed(REQUEST_MAGIC, data)] {
+        let Ok(request) = FileRequest::decode(file) else { continue };
+        assert!(file.len() <= limits::REQUEST_FILE_BYTES && request.csr.len() <= limits::CSR_BYTES);
+        if let Ok(fingerprint) = offline::fingerprint(&request) {
+            assert!(fingerprint.is(&fingerprint.to_string()));
+        }
+        assert_eq!(FileRequest::decode(&request.encode()), Ok(request));
+    }
+}
+
+/// An answer file, the same two ways.
+pub fn answer_file(data: &[u8]) {
+    for file in [data, &sealed(ANSWER_MAGIC, data)] {
+        let Ok(answer) = FileAnswer::decode(file) else { continue };
+        assert!((1..=limits::CHAIN_CERTIFICATES).contains(&answer.granted.chain.len()));
+        assert_eq!(FileAnswer::decode(&answer.encode()), Ok(answer));
+    }
+}
+
+fn sealed(magic: &[u8], data: &[u8]) -> Vec<u8> {
+    let content = [magic, data].concat();
+    [content.as_slice(), &Digest::of(&content).0].concat()
+}
+
 /// A config file.
 pub fn config(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
@@ -176,8 +218,7 @@ pub fn config(data: &[u8]) {
 /// An exported receipt file, as it is and with a right digest: a fuzzer does not find one.
 pub fn export(data: &[u8]) {
     exported(data);
-    let content = [MAGIC.as_slice(), data].concat();
-    exported(&[content.as_slice(), &Digest::of(&content).0].concat());
+    exported(&sealed(MAGIC, data));
 }
 
 fn exported(file: &[u8]) {
