@@ -3,26 +3,32 @@
 //! One lock around the registry and the key, taken only on threads that may block: every change is on disk before it is
 //! answered. A key that is locked or cannot be read stops issuing and nothing else.
 
+pub mod duties;
+
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
 use tracing::warn;
-use tram_pki::authority::{Authority, AuthorityError};
+use tram_pki::authority::{Authority, AuthorityError, Scope};
 use tram_pki::backup::Restored;
+use tram_pki::bundle::Known;
 use tram_pki::enrol::{self, Cause, Exporter, offline};
-use tram_pki::keystore::{CA_KEY, KeyError};
+use tram_pki::keystore::{CA_KEY, CA_PEM, KeyError};
 use tram_pki::lock::{self, Passphrase};
 use tram_pki::registry::{self, Entry, Registry, RegistryError, TokenState};
 use tram_proto::id::NodeId;
 use tram_proto::join::{Answer, Refusal, Request, Uplink};
 use tram_proto::name::NodeName;
 use tram_proto::offline::FileRequest;
+use tram_relay::input::Names;
 
 use crate::clock::Clock;
 use crate::local::station::{Issuer, IssuerError, KeyOrder, Registered, SignOrder, TokenFacts, TokenMade, TokenOrder};
 use crate::setup::Reachable;
+use crate::shelf::Shelf;
 
 /// The credential of systemd that holds the passphrase, in `$CREDENTIALS_DIRECTORY`.
 pub const CREDENTIAL: &str = "tram-ca-passphrase";
@@ -39,6 +45,10 @@ enum Key {
 impl Key {
     /// As it stands on the disk. `credentials` is the directory in which systemd puts the passphrase.
     fn at_start(pki: &Path, credentials: Option<&Path>) -> Self {
+        if !pki.join(CA_PEM).exists() {
+            let why = "the root's holder has not certified it yet: it is asked again and again while a link is up";
+            return Self::Locked { why: why.to_owned() };
+        }
         let failed = match Authority::open(pki) {
             Ok(authority) => return Self::Open(Box::new(authority)),
             Err(AuthorityError::Key(KeyError::Locked { path })) => KeyError::Locked { path },
@@ -68,8 +78,12 @@ struct Inside {
 pub struct Desk {
     pki: PathBuf,
     inside: Mutex<Inside>,
+    /// This CA's key is in use elsewhere as well.
+    twin: AtomicBool,
     /// One attempt at a time, so that a second of delay is a second for all.
     unlocking: Mutex<()>,
+    shelf: Arc<Shelf>,
+    id: NodeId,
     name: NodeName,
     reachable: Result<Reachable, String>,
     clock: Clock,
@@ -85,14 +99,17 @@ impl Desk {
     pub fn open(
         pki: &Path,
         credentials: Option<&Path>,
-        name: NodeName,
+        shelf: Arc<Shelf>,
+        (id, name): (NodeId, NodeName),
         reachable: Result<Reachable, String>,
         clock: Clock,
     ) -> Result<Self, RegistryError> {
         let registry = Registry::open(pki)?;
         let inside = Inside { key: Key::at_start(pki, credentials), registry };
         let (inside, changed) = (Mutex::new(inside), watch::Sender::new(0));
-        let desk = Self { pki: pki.to_owned(), inside, unlocking: Mutex::default(), name, reachable, clock, changed };
+        let pki = pki.to_owned();
+        let twin = AtomicBool::new(false);
+        let desk = Self { pki, inside, twin, unlocking: Mutex::default(), shelf, id, name, reachable, clock, changed };
         for why in desk.problems() {
             warn!(%why, "nothing is issued here");
         }
@@ -114,13 +131,32 @@ impl Desk {
         }
     }
 
-    /// Names that exist: nodes, and those that a live token will admit.
+    /// Names that exist: nodes, those that a live token will admit, and former names; and which names are this node's to
+    /// judge at all.
     #[must_use]
-    pub fn names(&self) -> Vec<(NodeName, NodeId)> {
+    pub fn names(&self) -> Names {
         let now_ms = self.clock.wall_ms();
+        let (scopes, aliases) = self.shelf.with(|bundle| {
+            let live = |k: &&Known| k.ca.not_after_ms > now_ms && !bundle.is_revoked(k);
+            let scopes: Vec<Scope> = bundle.authorities().filter(live).map(|k| k.ca.scope.clone()).collect();
+            let aliases: Vec<_> = bundle.notices().flat_map(|notice| notice.aliases.clone()).collect();
+            (scopes, aliases)
+        });
+        let own = self.shown_scope().map(|(_, scope)| scope);
+        let below = match own {
+            Some(Scope::Overlay) => None,
+            _ => Some(self.name.clone()),
+        };
         let registry = &self.inside().registry;
         let tokens = registry.tokens().filter(|t| t.is_live(now_ms)).map(|t| (t.name.clone(), t.node));
-        tokens.chain(registry.nodes().map(|n| (n.name.clone(), n.id))).collect()
+        let known: Vec<_> = tokens.chain(registry.nodes().map(|n| (n.name.clone(), n.id))).collect();
+        let aliases = aliases.into_iter().filter(|a| a.until_ms > now_ms).map(|a| (a.old, a.node));
+        let apex = |scope| match scope {
+            Scope::Below(apex) if apex != self.name => registry.node(&apex).map(|node| (apex.clone(), node.id)),
+            _ => None,
+        };
+        let elsewhere = scopes.into_iter().filter_map(apex).collect();
+        Names { known: known.into_iter().chain(aliases).collect(), below, elsewhere }
     }
 
     /// Until when the join listener has to be open, Unix milliseconds.
@@ -164,6 +200,9 @@ impl Desk {
     /// Why nothing may be changed yet: the PKI came from a backup. The audit log too is to go on where the parent's copy
     /// ends.
     fn suspended(&self) -> Option<String> {
+        if self.twin.load(Ordering::Relaxed) {
+            return Some("its key is in use on another machine as well, or these files are an old copy".to_owned());
+        }
         match Restored::load(&self.pki) {
             Ok(restored) => restored.filter(|restored| !restored.accepted).map(|restored| {
                 format!(
@@ -219,6 +258,13 @@ impl Issuer for Desk {
         let mut inside = self.inside();
         let Inside { key, registry } = &mut *inside;
         let authority = self.may_issue(key).map_err(IssuerError::Locked)?;
+        if let Some(closer) = self.closer_than(authority, &order.name) {
+            let why = format!(
+                "{closer} has a CA of its own for the names below it: run `tram token new {}` there",
+                order.name
+            );
+            return Err(IssuerError::Invalid(why));
+        }
         let token = registry.new_token(authority, &order, self.clock.wall_ms()).map_err(issuer_error)?;
         drop(inside);
         self.tell();
@@ -371,9 +417,12 @@ fn read_uplink(text: &str) -> Result<Uplink, IssuerError> {
 fn issuer_error(error: RegistryError) -> IssuerError {
     match error {
         RegistryError::NoToken(token) => IssuerError::NoSuchToken(token),
-        RegistryError::Central(_) | RegistryError::Lifetime | RegistryError::Addresses => {
-            IssuerError::Invalid(error.to_string())
-        }
+        RegistryError::Central(_)
+        | RegistryError::Lifetime
+        | RegistryError::Addresses
+        | RegistryError::Unknown(_)
+        | RegistryError::Own(_)
+        | RegistryError::NewName { .. } => IssuerError::Invalid(error.to_string()),
         other => IssuerError::Failed(other.to_string()),
     }
 }
@@ -384,11 +433,13 @@ mod tests {
     use std::time::Instant;
 
     use tram_pki::backup::{self, Places};
-    use tram_pki::keystore;
+    use tram_pki::keystore::{self, NodeKeys};
     use tram_pki::registry::AUDIT_LOG;
+    use tram_proto::join::HostPort;
     use tram_proto::name::Role;
 
     use super::*;
+    use crate::link::trust::NodeTrust;
 
     const WORD: &str = "correct horse battery";
 
@@ -411,8 +462,11 @@ mod tests {
         fn desk(&self, credentials: Option<&Path>) -> Desk {
             let address = |text: &str| vec![text.parse::<HostPort>().expect("address")];
             let reachable = Reachable { join: address("10.0.0.1:7444"), overlay: address("10.0.0.1:7443") };
-            let name = "central".parse().expect("name");
-            Desk::open(&self.pki(), credentials, name, Ok(reachable), Clock::default()).expect("opens")
+            let keys = NodeKeys::load(&self.pki()).expect("loads");
+            let who = (keys.identity().id, keys.identity().name.clone());
+            let trust = Arc::new(NodeTrust::new(keys, Clock::default()));
+            let shelf = Shelf::open(&self.pki(), trust, Clock::default()).expect("opens");
+            Desk::open(&self.pki(), credentials, shelf, who, Ok(reachable), Clock::default()).expect("opens")
         }
 
         fn events(&self) -> Vec<String> {
@@ -441,7 +495,7 @@ mod tests {
         assert!(matches!(&refused, IssuerError::Locked(why) if why.contains(cure)), "{refused}");
         let problems = desk.problems();
         assert!(problems.len() == 1 && problems[0].contains("issues no certificates") && problems[0].contains(cure));
-        assert!(desk.names().iter().any(|(name, _)| name.as_str() == "central"), "names are known all the same");
+        assert!(desk.names().known.iter().any(|(name, _)| name.as_str() == "central"), "names are known all the same");
     }
 
     #[test]

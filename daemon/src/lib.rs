@@ -16,6 +16,7 @@ pub mod link;
 pub mod local;
 pub mod paths;
 pub mod plan;
+pub mod registrar;
 pub mod reload;
 pub mod run;
 pub mod setup;

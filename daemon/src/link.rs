@@ -17,6 +17,7 @@
 //! peer's name and told to the peer. DESIGN §4; `research/quic.md`.
 
 pub mod acceptor;
+mod cure;
 pub mod dialer;
 pub mod endpoint;
 mod fault;

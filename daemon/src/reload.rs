@@ -9,6 +9,7 @@ use std::sync::Arc;
 use tokio::sync::{Mutex, watch};
 use tracing::{error, info, warn};
 use tram_proto::name::NodeName;
+use tram_proto::pki::{Answer, Request};
 use tram_relay::input::Side;
 
 use crate::config::{Config, ConfigError, Uplink};
@@ -125,6 +126,18 @@ impl Reloader {
         match renewing {
             Some(renewing) => renewing.await,
             None => Ok(0),
+        }
+    }
+
+    /// Asks a CA though this node's certificate has expired: [`Uplinks::ask_expired`].
+    ///
+    /// # Errors
+    /// What was tried.
+    pub async fn ask_expired(&self, authority: [u8; 32], request: &Request) -> Result<Answer, String> {
+        let asking = self.inner.lock().await.uplinks.as_ref().map(|up| up.ask_expired(authority, request.clone()));
+        match asking {
+            Some(asking) => asking.await,
+            None => Err("the node is stopping".to_owned()),
         }
     }
 

@@ -6,11 +6,14 @@ use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tracing::{error, info, warn};
+use tram_pki::journal::Copies;
 use tram_pki::keystore::{self, NodeKeys};
 use tram_pki::statement::Signer as Pen;
 use tram_proto::frame::FEATURE_PKI;
 use tram_proto::id::{Incarnation, NodeId};
+use tram_proto::name::Role;
 use tram_proto::row::NodeRow;
 use tram_proto::statement::{Kind, Signature};
 use tram_relay::{Config as CoreConfig, Input, Node};
@@ -22,7 +25,7 @@ use crate::config::{Config, LogFormat};
 use crate::engine::Engine;
 use crate::engine::handle::EngineHandle;
 use crate::issuer::Desk;
-use crate::join::JoinServer;
+use crate::join::{self, JoinServer};
 use crate::link::dialer::Uplinks;
 use crate::link::endpoint::{Endpoints, QuicKeys};
 use crate::link::pki::herald::Herald;
@@ -32,8 +35,11 @@ use crate::local::quota::Quotas;
 use crate::local::station::Issuer;
 use crate::local::{self, Door, Sockets};
 use crate::paths::Paths;
+use crate::registrar::Registrar;
+use crate::registrar::renewal::Renewal;
 use crate::reload::{self, Reloader};
 use crate::setup::Reachable;
+use crate::shelf::Shelf;
 use crate::spool::{DiskOptions, DiskSpool, LOW_ROOM_BYTES, Room, Spool, SpoolError};
 use crate::view::View;
 
@@ -154,35 +160,57 @@ pub async fn run(
     let trust = Arc::new(NodeTrust::new(keys.clone(), clock));
     let pen = PenOf::new(trust.clone(), spool.clone()).map_err(|e| Failure::new(exit::IO, e))?;
     let committer = start_committer(&spool, pen, &engine, failed)?;
-    let herald = None::<Arc<Herald>>;
-    let features = if herald.is_some() { FEATURE_PKI } else { 0 };
-    let node = restore(&spool, &config, &keys, features, clock).await?;
+    let config_error = |e: &dyn std::fmt::Display| Failure::new(exit::CONFIG, e);
+    let shelf = Shelf::open(&paths.pki, trust.clone(), clock).map_err(|e| config_error(&e))?;
+    let desk = open_desk(&paths, &config, &keys, &shelf, clock)?;
+    let join = Reachable::of(&config).map(|reachable| reachable.join).unwrap_or_default();
+    let copies = Copies::open(&paths.pki).inspect_err(|why| warn!(%why, "audit logs of children are not kept")).ok();
+    let registrar = Registrar::new(shelf.clone(), desk.clone(), trust.clone(), join, copies, clock);
+    let herald = Herald::new((me.id, me.name.clone()), clock, registrar.clone());
+    let node = restore(&spool, &config, &keys, FEATURE_PKI, clock).await?;
     let core = Engine::new(node, clock, requests, events, committer.queue().clone());
     let engine_task = tokio::spawn(core.run());
     engine.input(room_of(spool.room())).await.map_err(stopped)?;
 
     let identity = (me.id, me.name.clone());
-    let here = Here::new(identity, clock, engine.clone(), spool.clone(), trust.clone(), herald);
+    let here = Here::new(identity, clock, engine.clone(), spool.clone(), trust.clone(), Some(herald.clone()));
     here.plan.send_replace(Arc::new(config.plan.clone()));
     let endpoints = Endpoints::open(config.listen.overlay, quic_keys(&keys), config.listen.pace());
     let endpoints = Arc::new(endpoints.map_err(|e| Failure::new(exit::IO, e))?);
     let accepting = tokio::spawn(acceptor::run(here.clone(), endpoints.clone()));
     let uplinks = Uplinks::dial(&here, &endpoints, reload::to_dial(&config));
 
-    let desk = open_desk(&paths, &config, &keys, clock)?;
-    if let Some(desk) = &desk {
-        tokio::spawn(mind_the_desk(desk.clone(), engine.clone(), config.listen.join, trust.clone(), clock));
+    let mut keeping = JoinSet::new();
+    keeping.spawn(shelf.clone().keep());
+    keeping.spawn(registrar.clone().notice());
+    match &desk {
+        Some(desk) => {
+            let of = desk.clone();
+            // Lists and certificates are there before the first neighbour asks.
+            let _ = tokio::task::spawn_blocking(move || of.publish(false)).await;
+            let (shelf, trust) = (shelf.clone(), trust.clone());
+            keeping.spawn(mind_the_desk(desk.clone(), shelf, engine.clone(), config.listen.join, trust, clock));
+        }
+        None => {
+            let (doors, open) = watch::channel(Vec::new());
+            keeping.spawn(join::forward::mind_doors(open, config.listen.join, clock));
+            keeping.spawn(registrar.clone().mind_doors(doors));
+        }
     }
     let upkeep = tokio::spawn(upkeep(spool.clone(), engine.clone(), clock));
 
     let sockets = Sockets::bind(&paths.run).map_err(|e| Failure::new(exit::CONFIG, e))?;
     let rules = reload::access_of(&config, &paths).map_err(|e| Failure::new(exit::CONFIG, e))?;
     let (new_rules, access) = watch::channel(rules);
-    let station = Arc::new(View::new(trust, &config, clock, uplinks.status(), here.clone()));
+    let station = Arc::new(View::new(trust.clone(), &config, clock, uplinks.status(), here.clone()));
     let listen = config.listen.overlay;
-    let issuer = desk.map(|desk| desk as Arc<dyn Issuer>);
+    let issuer = desk.clone().map(|desk| desk as Arc<dyn Issuer>);
+    let pki = paths.pki.clone();
     let reloader = Arc::new(Reloader::new(paths, config, uplinks, new_rules, here.clone(), issuer.clone()));
     reloader.look_at_plan().await;
+    let (renew_now, asked) = watch::channel(0);
+    let renewal = Renewal { pki, trust, shelf, desk, herald, reloader: reloader.clone(), clock };
+    keeping.spawn(renewal.run(asked));
     let (plan, quotas) = (here.plan.subscribe(), Arc::new(Quotas::new(clock)));
     let reload = reloader.clone();
     let door = Door { engine: engine.clone(), spool: spool.clone(), station, issuer, reload, access, plan, quotas };
@@ -204,6 +232,8 @@ pub async fn run(
     }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     reloading.abort();
+    drop(renew_now);
+    keeping.shutdown().await;
     let _ = close_local.send(true);
     let _ = tokio::time::timeout(Duration::from_secs(5), local).await;
     let _ = tokio::time::timeout(BYE, engine.shutdown()).await;
@@ -312,28 +342,39 @@ fn quic_keys(keys: &NodeKeys) -> QuicKeys {
     QuicKeys { reset: *keys.quic_reset_secret().as_bytes(), token: *keys.quic_token_secret().as_bytes() }
 }
 
-fn open_desk(paths: &Paths, config: &Config, keys: &NodeKeys, clock: Clock) -> Result<Option<Arc<Desk>>, Failure> {
-    if !paths.pki.join(keystore::CA_PEM).exists() {
+/// The CA of central, and of a province where machines can join: without a join address it could enrol nobody.
+fn open_desk(
+    paths: &Paths,
+    config: &Config,
+    keys: &NodeKeys,
+    shelf: &Arc<Shelf>,
+    clock: Clock,
+) -> Result<Option<Arc<Desk>>, Failure> {
+    let is_to_be = keys.identity().role == Role::Province && config.listen.join.is_some();
+    if !paths.pki.join(keystore::CA_PEM).exists() && !is_to_be {
         return Ok(None);
     }
     let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(std::path::PathBuf::from);
-    let name = keys.identity().name.clone();
-    let desk = Desk::open(&paths.pki, credentials.as_deref(), name, Reachable::of(config), clock);
+    let who = (keys.identity().id, keys.identity().name.clone());
+    let shelf = shelf.clone();
+    let desk = Desk::open(&paths.pki, credentials.as_deref(), shelf, who, Reachable::of(config), clock);
     desk.map(|desk| Some(Arc::new(desk))).map_err(|e| Failure::new(exit::CONFIG, e))
 }
 
 /// Keeps the core's names current and the join port open while a token is live.
 async fn mind_the_desk(
     desk: Arc<Desk>,
+    shelf: Arc<Shelf>,
     engine: EngineHandle,
     listen: Option<SocketAddr>,
     trust: Arc<NodeTrust>,
     clock: Clock,
 ) {
-    let mut changes = desk.changes();
+    let (mut changes, mut others) = (desk.changes(), shelf.changes());
     let mut open: Option<JoinServer> = None;
     loop {
         changes.mark_unchanged();
+        others.mark_unchanged();
         let of = desk.clone();
         let looked = tokio::task::spawn_blocking(move || (of.names(), of.join_open_until_ms())).await;
         let Ok((names, until_ms)) = looked else { return };
@@ -356,6 +397,7 @@ async fn mind_the_desk(
         let wait_ms = until_ms.map_or(3_600_000, |until| until.saturating_sub(clock.wall_ms()) + 1000);
         tokio::select! {
             changed = changes.changed() => if changed.is_err() { return },
+            changed = others.changed() => if changed.is_err() { return },
             () = tokio::time::sleep(Duration::from_millis(wait_ms.min(3_600_000))) => {}
         }
     }

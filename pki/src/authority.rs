@@ -237,6 +237,21 @@ impl Authority {
         csr::request(&key).map_err(failed("CA request"))
     }
 
+    /// The id of a CA key in `dir` that has no certificate yet.
+    ///
+    /// # Errors
+    /// [`AuthorityError`].
+    pub fn waiting(dir: &Path) -> Result<Option<Sha256>, AuthorityError> {
+        if dir.join(CA_PEM).exists() {
+            return Ok(None);
+        }
+        match CaKey::read(&dir.join(CA_KEY), keystore::read_key) {
+            Ok(key) => Ok(Some(Sha256::of(&key.subject_public_key_info()))),
+            Err(KeyError::File(FileError::Missing { .. })) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Keeps the certificates that roots gave the key in `dir`.
     ///
     /// # Errors
@@ -399,6 +414,19 @@ impl Authority {
         let signature = self.key.sign(&[NOTICE_PURPOSE, &body].concat()).map_err(failed("notice"))?;
         Ok(SignedNotice { body, signature: signature.into() })
     }
+}
+
+/// What the CA certificate in `dir` says, whether its key can be used or not.
+#[must_use]
+pub fn stated(dir: &Path, zone: &Zone) -> Option<(Sha256, Scope)> {
+    let first = shown(dir).into_iter().next()?;
+    Ca::read(&first, zone).ok().map(|ca| (ca.key, ca.scope))
+}
+
+/// The certificates of the CA in `dir`; none before the first.
+#[must_use]
+pub fn shown(dir: &Path) -> Vec<CertificateDer<'static>> {
+    keystore::read_certificates(&dir.join(CA_PEM)).unwrap_or_default()
 }
 
 /// Whether a certificate is of this key.

@@ -191,6 +191,18 @@ impl Bundle {
         &self.roots
     }
 
+    /// Whether the root with this public key is trusted.
+    #[must_use]
+    pub fn is_root(&self, key: &Sha256) -> bool {
+        self.roots.iter().filter_map(spki_of).any(|spki| Sha256::of(&spki) == *key)
+    }
+
+    /// SHA-256 of the public key of the first root: whom to ask for a CA certificate.
+    #[must_use]
+    pub fn root_id(&self) -> Option<Sha256> {
+        self.roots.first().and_then(spki_of).map(|spki| Sha256::of(&spki))
+    }
+
     /// The root list's version; 0 before the first.
     #[must_use]
     pub const fn version(&self) -> u64 {

@@ -169,6 +169,25 @@ impl Crl {
         Ok(Self { der: der.to_vec(), issuer, number, this_update_ms, next_update_ms, entries })
     }
 
+    /// What it names.
+    #[must_use]
+    pub fn revoked(&self) -> Vec<Revoked> {
+        let Ok((_, list)) = CertificateRevocationList::from_der(&self.der) else { return Vec::new() };
+        let reason = |code: u8| match code {
+            1 | 2 => Reason::KeyCompromise,
+            4 => Reason::Superseded,
+            5 => Reason::Retired,
+            9 => Reason::Withdrawn,
+            _ => Reason::Unspecified,
+        };
+        let one = |one: &x509_parser::revocation_list::RevokedCertificate<'_>| Revoked {
+            serial: one.raw_serial().to_vec(),
+            at_ms: ms(one.revocation_date.timestamp()),
+            reason: one.reason_code().map_or(Reason::Unspecified, |(_, code)| reason(code.0)),
+        };
+        list.iter_revoked_certificates().map(one).collect()
+    }
+
     /// For checks of chains.
     pub(crate) fn to_check(&self) -> Option<CertRevocationList<'static>> {
         let list = BorrowedCertRevocationList::from_der(&self.der).ok()?.to_owned().ok()?;

@@ -204,7 +204,7 @@ impl Tree {
         let csr = Authority::request(&dir).expect("a key");
         let request = renew::authority_request(&keys, csr).expect("signed");
         let trust = self.bundle.trust().expect("roots");
-        let certificate =
+        let (certificate, _) =
             renew::certify(&mut self.registry, Some(&self.root), &trust, &request, now_ms).expect("certified");
         Authority::install(&dir, std::slice::from_ref(&certificate)).expect("fits");
         self.bundle.take(&authority_object(&certificate), now_ms).expect("taken");

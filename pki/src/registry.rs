@@ -501,6 +501,31 @@ impl Registry {
         self.commit(next, &entry)
     }
 
+    /// After a restore: adds what others know to be revoked, bars the nodes it was of, and raises the number of the list.
+    /// Answers how many revocations were new.
+    ///
+    /// # Errors
+    /// [`RegistryError`].
+    pub fn restored(&mut self, revoked: &[Revoked], number: u64, now_ms: u64) -> Result<usize, RegistryError> {
+        let mut next = self.content.clone();
+        let mut count = 0;
+        for one in revoked {
+            let serial = record::hex(&one.serial);
+            if next.more.revocations.iter().any(|known| known.serial == serial) {
+                continue;
+            }
+            count += 1;
+            let of = next.nodes.values().find(|node| node.certificates.iter().any(|c| c.serial == serial));
+            let (name, node) = (of.map(|n| n.name.to_string()).unwrap_or_default(), of.map(|n| n.id));
+            let (at_ms, reason) = (one.at_ms, one.reason);
+            // Whether the node or only this certificate was meant is not on the list: the careful reading is the node.
+            next.more.revocations.push(RevocationRecord { serial, name, node, at_ms, reason, bars: node.is_some() });
+        }
+        next.more.crl_number = next.more.crl_number.max(number);
+        self.commit(next, &Entry { list: Some(number), ..Entry::of("ca", "restored", now_ms) })?;
+        Ok(count)
+    }
+
     /// Gives a node another name from its next certificate on; the id stays.
     ///
     /// # Errors

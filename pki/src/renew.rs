@@ -233,25 +233,26 @@ pub fn certify(
     trust: &Trust,
     request: &RenewRequest,
     now_ms: u64,
-) -> Result<CertificateDer<'static>, Cause> {
+) -> Result<(CertificateDer<'static>, Scope), Cause> {
     let Asker { peer, key, .. } = check(trust, request, AUTHORITY_PURPOSE, now_ms)?;
     let name = peer.name.clone();
     if registry.is_barred(peer.id) {
         return Err(Cause::Revoked(name));
     }
-    if peer.role != Role::Province {
-        return Err(Cause::NotProvince(name));
-    }
+    let scope = match peer.role {
+        Role::Province => Scope::Below(name.clone()),
+        Role::Central => Scope::Overlay,
+        _ => return Err(Cause::NotProvince(name)),
+    };
     let failed = |why: &dyn std::fmt::Display| Cause::Failed { name: name.clone(), why: why.to_string() };
     let Some(root) = root else {
         let waiting = AuthorityRequest::new(&name, key.hash(), &request.csr, now_ms);
         registry.request_authority(waiting, now_ms).map_err(|error| failed(&error))?;
         return Err(Cause::Pending(name));
     };
-    let scope = Scope::Below(name.clone());
     let certificate = root.certify(&key, &scope, now_ms).map_err(|error| failed(&error))?;
     registry.certified(key.hash(), &scope, name.as_str(), now_ms).map_err(|error| failed(&error))?;
-    Ok(certificate)
+    Ok((certificate, scope))
 }
 
 /// Why an answer was not accepted. Nothing has been installed.

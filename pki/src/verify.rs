@@ -26,10 +26,13 @@ use webpki::aws_lc_rs::{ECDSA_P256_SHA256, ECDSA_P384_SHA384};
 use crate::clock::{Clock, unix};
 use crate::hash::Sha256;
 use crate::keystore::NodeKeys;
+use crate::renew::GRACE_MS;
 use crate::trust::{ChainError, SIGNATURE_ALGORITHMS, Trust, TrustError};
 
 /// The ALPN name of links.
 pub const LINK_ALPN: &[u8] = b"tram/1";
+/// The ALPN name by which a node whose certificate has expired asks for its next one, and for nothing else.
+pub const CURE_ALPN: &[u8] = b"tram-cure/1";
 
 static ALGORITHMS: WebPkiSupportedAlgorithms = WebPkiSupportedAlgorithms {
     all: SIGNATURE_ALGORITHMS,
@@ -146,11 +149,23 @@ const fn in_ms(now: UnixTime) -> u64 {
 struct LinkVerifier {
     trust: Arc<Trust>,
     expected: Option<NodeName>,
+    /// Accepts certificates that expired not too long ago, for whoever accepts connections: which protocol was agreed on
+    /// is known only after the handshake, and then a link with one is refused.
+    grace: bool,
 }
 
 impl LinkVerifier {
     fn check(&self, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>], now: UnixTime) -> Result<(), PeerError> {
-        let peer = self.trust.admit(&whole(leaf, rest), in_ms(now))?.peer;
+        let chain = whole(leaf, rest);
+        let now_ms = in_ms(now);
+        let peer = match self.trust.admit(&chain, now_ms) {
+            Err(ChainError::Expired { not_after_ms, .. })
+                if self.grace && now_ms <= not_after_ms.saturating_add(GRACE_MS) =>
+            {
+                self.trust.admit(&chain, not_after_ms)?.peer
+            }
+            admitted => admitted?.peer,
+        };
         match &self.expected {
             Some(expected) if *expected != peer.name => {
                 Err(PeerError::OtherNode { expected: expected.clone(), got: peer.name })
@@ -256,8 +271,8 @@ fn finish_client(mut config: ClientConfig, alpn: &[u8]) -> ClientConfig {
     config
 }
 
-fn finish_server(mut config: ServerConfig, alpn: &[u8]) -> ServerConfig {
-    config.alpn_protocols = vec![alpn.to_vec()];
+fn finish_server(mut config: ServerConfig, alpn: &[&[u8]]) -> ServerConfig {
+    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config.max_early_data_size = 0;
@@ -275,26 +290,51 @@ pub fn link_client(
     expected: Option<NodeName>,
     clock: Clock,
 ) -> Result<ClientConfig, SetupError> {
-    let verifier = LinkVerifier { trust: trust.clone(), expected };
+    client(keys, trust, expected, clock, LINK_ALPN)
+}
+
+/// For asking a node for this one's next certificate, when the one it has is expired. The other node's is not.
+///
+/// # Errors
+/// [`SetupError`], as [`link_client`].
+pub fn cure_client(
+    keys: &NodeKeys,
+    trust: &Arc<Trust>,
+    expected: NodeName,
+    clock: Clock,
+) -> Result<ClientConfig, SetupError> {
+    client(keys, trust, Some(expected), clock, CURE_ALPN)
+}
+
+fn client(
+    keys: &NodeKeys,
+    trust: &Arc<Trust>,
+    expected: Option<NodeName>,
+    clock: Clock,
+    alpn: &[u8],
+) -> Result<ClientConfig, SetupError> {
+    let verifier = LinkVerifier { trust: trust.clone(), expected, grace: false };
     let config = ClientConfig::builder_with_details(provider(), Arc::new(CallerTime(clock)))
         .with_protocol_versions(&[&version::TLS13])?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_client_auth_cert(keys.chain().to_vec(), keys.private_key().into())?;
-    Ok(finish_client(config, LINK_ALPN))
+    Ok(finish_client(config, alpn))
 }
 
-/// For accepting links; every client must show a node's certificate. Make a new one when the keys or the trust change.
+/// For accepting links, and questions by [`CURE_ALPN`]; every client must show a node's certificate. It may have expired up
+/// to [`GRACE_MS`] ago: refuse a link with such a one after the handshake. Make a new one when the keys or the trust
+/// change.
 ///
 /// # Errors
 /// [`SetupError`], as [`link_client`].
 pub fn link_server(keys: &NodeKeys, trust: &Arc<Trust>, clock: Clock) -> Result<ServerConfig, SetupError> {
-    let verifier = LinkVerifier { trust: trust.clone(), expected: None };
+    let verifier = LinkVerifier { trust: trust.clone(), expected: None, grace: true };
     let config = ServerConfig::builder_with_details(provider(), Arc::new(CallerTime(clock)))
         .with_protocol_versions(&[&version::TLS13])?
         .with_client_cert_verifier(Arc::new(verifier))
         .with_single_cert(keys.chain().to_vec(), keys.private_key().into())?;
-    Ok(finish_server(config, LINK_ALPN))
+    Ok(finish_server(config, &[LINK_ALPN, CURE_ALPN]))
 }
 
 /// For dialling a join port: pins the root by the SHA-256 in the token, shows no certificate.
@@ -321,7 +361,7 @@ pub fn join_server(keys: &NodeKeys, root: &CertificateDer<'static>, clock: Clock
         .with_protocol_versions(&[&version::TLS13])?
         .with_no_client_auth()
         .with_single_cert(chain, keys.private_key().into())?;
-    Ok(finish_server(config, join::ALPN))
+    Ok(finish_server(config, &[join::ALPN]))
 }
 
 #[cfg(test)]

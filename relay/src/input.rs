@@ -17,6 +17,17 @@ pub struct LinkId(pub u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Row(pub u64);
 
+/// What a node with a CA knows of names, and of which of them it may say that they never were.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Names {
+    /// Those that exist, or will when their token is used.
+    pub known: Vec<(NodeName, NodeId)>,
+    /// Only names below this one are this node's to judge; `None`: all.
+    pub below: Option<NodeName>,
+    /// Names below these are for those nodes to judge.
+    pub elsewhere: Vec<(NodeName, NodeId)>,
+}
+
 /// Names whoever waits for an answer on the local sockets; chosen by the daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(pub u64);
@@ -241,8 +252,8 @@ pub enum Input {
         /// Inboxes declared here.
         inboxes: Vec<Inbox>,
     },
-    /// The names the registry of this node's PKI knows. Only a node with a CA is told, and then it owns those names.
-    Names(Vec<(NodeName, NodeId)>),
+    /// What the registry of this node's PKI knows. Only a node with a CA is told.
+    Names(Names),
     /// Room of the spool, what it keeps free already taken off.
     SpoolRoom {
         /// Free for messages, in bytes.

@@ -11,6 +11,7 @@ use tram_proto::name::NodeName;
 use tram_proto::receipt::NodeRecord;
 use tram_proto::statement::Signed;
 
+use crate::input::Names;
 use crate::limits;
 
 /// Where a copy goes next.
@@ -56,14 +57,38 @@ pub(crate) struct Known {
     pub(crate) signed: Signed,
 }
 
+/// The names that are this node's to judge, and whose the others are.
+#[derive(Debug)]
+struct Registry {
+    known: BTreeMap<NodeName, NodeId>,
+    below: Option<NodeName>,
+    elsewhere: Vec<(NodeName, NodeId)>,
+}
+
+impl Registry {
+    /// The node that judges a name, if that is another one.
+    fn judge_of(&self, name: &NodeName) -> Option<NodeId> {
+        self.elsewhere.iter().find(|(apex, _)| is_below(name, apex)).map(|(_, node)| *node)
+    }
+
+    fn owns(&self, name: &NodeName) -> bool {
+        self.judge_of(name).is_none() && self.below.as_ref().is_none_or(|apex| is_below(name, apex))
+    }
+}
+
+/// Whether a name lies below another one.
+pub(crate) fn is_below(name: &NodeName, apex: &NodeName) -> bool {
+    name.as_str().strip_suffix(apex.as_str()).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'))
+}
+
 #[derive(Debug)]
 pub(crate) struct Routing {
     own: NodeId,
     own_name: NodeName,
     records: BTreeMap<NodeId, Known>,
     by_name: BTreeMap<NodeName, NodeId>,
-    /// Present at the node that owns the names.
-    registry: Option<BTreeMap<NodeName, NodeId>>,
+    /// Present at a node that owns names.
+    registry: Option<Registry>,
     /// Set when this node has uplinks at all.
     has_uplink: bool,
 }
@@ -76,12 +101,13 @@ impl Routing {
         Self { own, own_name, records: BTreeMap::new(), by_name: BTreeMap::new(), registry: None, has_uplink }
     }
 
-    pub(crate) fn names(&mut self, names: Vec<(NodeName, NodeId)>) {
-        self.registry = Some(names.into_iter().collect());
+    pub(crate) fn names(&mut self, names: Names) {
+        let Names { known, below, elsewhere } = names;
+        self.registry = Some(Registry { known: known.into_iter().collect(), below, elsewhere });
     }
 
     pub(crate) fn registry(&self) -> impl Iterator<Item = (&NodeName, &NodeId)> {
-        self.registry.iter().flatten()
+        self.registry.iter().flat_map(|registry| &registry.known)
     }
 
     pub(crate) fn records(&self) -> impl Iterator<Item = &Known> {
@@ -149,7 +175,11 @@ impl Routing {
             return Existence::Known(*node);
         }
         match &self.registry {
-            Some(registry) => registry.get(name).map_or(Existence::Never, |n| Existence::Known(*n)),
+            Some(registry) => match registry.known.get(name) {
+                Some(node) => Existence::Known(*node),
+                None if registry.owns(name) => Existence::Never,
+                None => Existence::Unknown,
+            },
             None => Existence::Unknown,
         }
     }
@@ -160,6 +190,12 @@ impl Routing {
             Some(node) => self.toward(node),
             None => self.default_route(),
         }
+    }
+
+    /// The next hop to a recipient: to its node, or, as long as nobody here knows its name, to who may judge it.
+    pub(crate) fn way(&self, node: Option<NodeId>, name: Option<&NodeName>) -> Hop {
+        let judge = || self.registry.as_ref().and_then(|registry| registry.judge_of(name?));
+        self.next(node.or_else(judge))
     }
 
     const fn default_route(&self) -> Hop {
@@ -285,9 +321,25 @@ mod tests {
         let name = |n: &str| n.parse().expect("a name");
         assert_eq!(routing.resolve(&name("n4")), Existence::Known(id(4)));
         assert_eq!(routing.resolve(&name("x")), Existence::Unknown);
-        routing.names(vec![(name("off"), id(7))]);
+        routing.names(Names { known: vec![(name("off"), id(7))], ..Names::default() });
         assert_eq!(routing.resolve(&name("off")), Existence::Known(id(7)));
         assert_eq!(routing.resolve(&name("x")), Existence::Never);
         check(&routing, 7, Hop::Hold);
+    }
+
+    #[test]
+    fn names_below_a_province_with_a_ca_are_its_own_to_judge() {
+        let mut routing = tree(false);
+        let name = |n: &str| n.parse().expect("a name");
+        routing.names(Names { elsewhere: vec![(name("n2"), id(2))], ..Names::default() });
+        assert_eq!(routing.resolve(&name("x.n2")), Existence::Unknown);
+        assert_eq!(routing.way(None, Some(&name("x.n2"))), routing.next(Some(id(2))));
+        assert_ne!(routing.next(Some(id(2))), Hop::Hold);
+        for other in ["x", "x.n3", "xn2", "n22"] {
+            assert_eq!(routing.resolve(&name(other)), Existence::Never, "{other}");
+        }
+        routing.names(Names { below: Some(name("n2")), ..Names::default() });
+        assert_eq!(routing.resolve(&name("x.n2")), Existence::Never);
+        assert_eq!(routing.resolve(&name("x.n3")), Existence::Unknown);
     }
 }

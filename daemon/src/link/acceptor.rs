@@ -11,7 +11,7 @@ use tram_relay::input::Side;
 
 use crate::link::endpoint::Endpoints;
 use crate::link::fault::explain;
-use crate::link::{Here, session};
+use crate::link::{Here, cure, session};
 
 /// A handshake may take so long.
 const HANDSHAKE: Duration = Duration::from_secs(15);
@@ -24,6 +24,7 @@ const UNPROVEN: usize = 16;
 pub async fn run(here: Arc<Here>, endpoints: Arc<Endpoints>) {
     let Some(endpoint) = endpoints.listening() else { return };
     let places = Arc::new(Semaphore::new(HANDSHAKES));
+    let cures = Arc::new(Semaphore::new(cure::AT_ONCE));
     let mut links = JoinSet::new();
     if let Err(why) = here
         .trust
@@ -51,12 +52,17 @@ pub async fn run(here: Arc<Here>, endpoints: Arc<Endpoints>) {
             incoming.refuse();
             continue;
         };
-        let (here, endpoints) = (here.clone(), endpoints.clone());
+        let (here, endpoints, cures) = (here.clone(), endpoints.clone(), cures.clone());
         links.spawn(async move {
             let connected = admit(&here, &endpoints, incoming).await;
             drop(place);
-            if let Some((connection, line)) = connected {
-                serve(here, connection, line).await;
+            match connected {
+                Some((connection, _)) if cure::is_cure(&connection) => match cures.try_acquire_owned() {
+                    Ok(_place) => cure::serve(here, connection).await,
+                    Err(_) => connection.close(0u32.into(), b"too many ask at once; come again"),
+                },
+                Some((connection, line)) => serve(here, connection, line).await,
+                None => {}
             }
         });
     }

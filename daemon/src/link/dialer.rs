@@ -12,12 +12,13 @@ use tokio::task::JoinSet;
 use tram_congestion::{Line, Saved};
 use tram_pki::clock::Utc;
 use tram_proto::name::NodeName;
+use tram_proto::pki::{Answer, Request};
 use tram_relay::input::Side;
 
 use crate::link::endpoint::{Endpoints, SERVER_NAME};
 use crate::link::fault::{Fault, explain, refuses_us};
 use crate::link::pace::Pace;
-use crate::link::{Here, session};
+use crate::link::{Here, cure, session};
 
 /// An address that does not answer in so long is given up for the next one.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -153,6 +154,18 @@ impl Uplinks {
             }
             if renewed == 0 && !failed.is_empty() { Err(failed.join("; ")) } else { Ok(renewed) }
         }
+    }
+
+    /// Asks a CA by way of the first uplink that answers, though this node's certificate has expired.
+    pub fn ask_expired(
+        &self,
+        authority: [u8; 32],
+        request: Request,
+    ) -> impl Future<Output = Result<Answer, String>> + Send + use<> {
+        let (here, endpoints) = (self.here.clone(), self.endpoints.clone());
+        let one = |one: &Dialled| (one.uplink.node.clone(), one.uplink.addresses.clone());
+        let uplinks: Vec<_> = self.dialled.iter().map(one).collect();
+        async move { cure::ask(&here, &endpoints, &uplinks, authority, &request).await }
     }
 
     /// Dials those that are not dialled yet.

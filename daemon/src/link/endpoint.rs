@@ -196,6 +196,12 @@ impl Endpoints {
         Ok(config)
     }
 
+    /// For one question, with quinn's own pace.
+    pub(crate) fn plain_client(tls: rustls::ClientConfig) -> Result<ClientConfig, String> {
+        let crypto = QuicClientConfig::try_from(tls).map_err(|error| error.to_string())?;
+        Ok(ClientConfig::new(Arc::new(crypto)))
+    }
+
     /// For accepting with this TLS configuration, and the line of the link that comes of it.
     pub(crate) fn server(&self, tls: rustls::ServerConfig) -> Result<(ServerConfig, Arc<Line>), String> {
         let mut config = server(tls, &self.keys)?;

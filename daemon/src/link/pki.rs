@@ -58,6 +58,10 @@ pub trait Exchange: Send + Sync + 'static {
     fn take(&self, object: Object, from: &NodeName) -> Taken;
     /// The encoded answer to an encoded request; `None` when that CA's key is not here. May block.
     fn answer(&self, authority: [u8; 32], request: Bytes, from: &NodeName) -> Option<Bytes>;
+    /// A neighbour has said all that it holds. May block.
+    fn heard(&self, theirs: &[Item]) {
+        let _ = theirs;
+    }
     /// What this node says of itself.
     fn report(&self) -> Report;
     /// Counts the changes of what is held, of the report, and of the audit log.
@@ -288,13 +292,17 @@ pub(crate) async fn read(link: &Arc<Link>, stream: RecvStream) -> Result<(), Fau
     let mut refused = false;
     while let Some(bytes) = frames.bytes().await? {
         match PkiFrame::decode(bytes)? {
-            PkiFrame::Have(items) => lane.change(|said| {
-                let theirs = said.theirs.insert(HashMap::new());
-                for item in items {
-                    let version = theirs.entry(item.key).or_default();
-                    *version = item.version.max(*version);
-                }
-            }),
+            PkiFrame::Have(items) => {
+                lane.change(|said| {
+                    let theirs = said.theirs.insert(HashMap::new());
+                    for item in &items {
+                        let version = theirs.entry(item.key).or_default();
+                        *version = item.version.max(*version);
+                    }
+                });
+                let exchange = herald.exchange().clone();
+                blocking(move || exchange.heard(&items)).await;
+            }
             PkiFrame::Object(object) => take(link, herald, lane, object, &mut refused).await,
             PkiFrame::Ask { number, hops, authority, request } => {
                 ask(link, herald, lane, number, hops, authority, request).await;

@@ -28,6 +28,9 @@ const AUTHORS: usize = 4096;
 /// Batches remembered as verified; beyond them the memory starts anew.
 const BATCHES: usize = 4096;
 
+/// A time that does not come.
+const NO_END_MS: u64 = u64::MAX / 2;
+
 /// Why a neighbour that was let in must go.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Lapse {
@@ -57,6 +60,11 @@ pub trait Trust: Send + Sync + 'static {
     /// # Errors
     /// Why no configuration could be made.
     fn client(&self, expected: &NodeName) -> Result<rustls::ClientConfig, String>;
+    /// For asking the node of this name for the next certificate of this one, which has expired.
+    ///
+    /// # Errors
+    /// Why no configuration could be made.
+    fn cure(&self, expected: &NodeName) -> Result<rustls::ClientConfig, String>;
     /// For letting nodes of the overlay in.
     ///
     /// # Errors
@@ -176,6 +184,11 @@ impl Trust for NodeTrust {
         verify::link_client(&self.keys(), &self.roots(), Some(expected.clone()), clock).map_err(|e| e.to_string())
     }
 
+    fn cure(&self, expected: &NodeName) -> Result<rustls::ClientConfig, String> {
+        let clock = self.clock.for_pki();
+        verify::cure_client(&self.keys(), &self.roots(), expected.clone(), clock).map_err(|e| e.to_string())
+    }
+
     fn server(&self) -> Result<rustls::ServerConfig, String> {
         verify::link_server(&self.keys(), &self.roots(), self.clock.for_pki()).map_err(|e| e.to_string())
     }
@@ -188,7 +201,7 @@ impl Trust for NodeTrust {
         match self.roots().admit(certificates, self.clock.wall_ms()) {
             Ok(accepted) => Ok(accepted.not_after_ms),
             // It held when the link came up, and the list that is missing comes over links.
-            Err(ChainError::UnknownStatus { .. }) => Ok(u64::MAX),
+            Err(ChainError::UnknownStatus { .. }) => Ok(NO_END_MS),
             Err(why @ ChainError::Expired { .. }) => Err(Lapse::Expired(why.to_string())),
             // It was valid once, so this machine's clock was set back: that is no fault of the neighbour's.
             Err(ChainError::NotYetValid { not_before_ms, .. }) => Ok(not_before_ms),

@@ -177,7 +177,11 @@ fn grant(
 
 fn granted(authority: &Authority, token: &TokenRecord, certificate: &[u8]) -> Option<Granted> {
     Some(Granted {
-        chain: vec![certificate.to_vec().into(), authority.certificate().to_vec().into()],
+        chain: std::iter::once(certificate)
+            .chain(authority.certificates().iter().map(AsRef::as_ref))
+            .map(|der| der.to_vec().into())
+            .take(tram_proto::limits::CHAIN_CERTIFICATES)
+            .collect(),
         root: authority.root().to_vec().into(),
         node: token.node,
         name: token.name.clone(),

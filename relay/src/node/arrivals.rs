@@ -200,7 +200,10 @@ impl Node {
             .offer
             .recipients
             .iter()
-            .map(|r| (*r, self.routing.next(r.node.or_else(|| self.known_node(&o.body, r.ordinal)))))
+            .map(|r| {
+                let name = o.body.to.get(r.ordinal.index as usize).map(|address| &address.node);
+                (*r, self.routing.way(r.node.or_else(|| self.known_node(&o.body, r.ordinal)), name))
+            })
             .collect();
         let (fit, full): (Vec<_>, Vec<_>) =
             hops.into_iter().partition(|(r, hop)| known.contains(&r.ordinal) || self.hop_takes(*hop, size).is_ok());
@@ -237,7 +240,10 @@ impl Node {
         let Some(live) = self.custody.get(row) else { return Vec::new() };
         let recipients = live.message.recipients.iter().enumerate();
         recipients
-            .filter(|(_, r)| r.phase == Phase::Forward && self.routing.next(r.recipient.node) == hop)
+            .filter(|(_, r)| {
+                let name = live.address(r.recipient.ordinal).map(|address| &address.node);
+                r.phase == Phase::Forward && self.routing.way(r.recipient.node, name) == hop
+            })
             .map(|(index, _)| index)
             .collect()
     }

@@ -90,7 +90,7 @@ impl Node {
     /// Where a recipient's copy goes next. What the uplink brought does not go straight back up unless this node knows why:
     /// one whose spool was lost would throw its children's mail to and fro.
     pub(super) fn next_hop(&self, live: &Live, r: &RecipientRow) -> Hop {
-        let hop = self.routing.next(r.recipient.node);
+        let hop = self.routing.way(r.recipient.node, live.address(r.recipient.ordinal).map(|address| &address.node));
         let back = hop == Hop::Up && live.message.from.is_some() && self.links.active_peer() == live.message.from;
         let known = r.recipient.node.is_some_and(|node| self.routing.record(node).is_some());
         if back && !known { Hop::Hold } else { hop }

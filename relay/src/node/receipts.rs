@@ -9,7 +9,7 @@ use crate::input::{LinkId, Row, Signer};
 use crate::limits;
 use crate::node::{After, Node};
 use crate::output::{Event, Op, Output, Statement};
-use crate::routing::Hop;
+use crate::routing::{Hop, is_below};
 
 impl Node {
     pub(super) fn receipt(
@@ -115,10 +115,15 @@ impl Node {
     }
 }
 
-/// Only the destination speaks of a recipient, but for a name that never was: that is said by the names' owner.
+/// Only the destination speaks of a recipient, but for a name that never was: that is said by the names' owner, central or
+/// the province above the name.
 fn may_state(signer: &Signer, receipt: &Receipt) -> bool {
     let by_signer = signer.node == receipt.node && signer.name == receipt.name;
-    let by_owner =
-        receipt.state == State::Undeliverable && receipt.reason == Reason::NoSuchNode && signer.role == Role::Central;
+    let owner = match signer.role {
+        Role::Central => true,
+        Role::Province => is_below(&receipt.address.node, &signer.name),
+        _ => false,
+    };
+    let by_owner = receipt.state == State::Undeliverable && receipt.reason == Reason::NoSuchNode && owner;
     by_signer && (by_owner || signer.name == receipt.address.node)
 }

@@ -2,12 +2,11 @@
 
 use tram_proto::frame::{Recipient, Visit};
 use tram_proto::id::NodeId;
-use tram_proto::name::NodeName;
 use tram_proto::receipt::NodeRecord;
 use tram_proto::row::{NodeRow, Phase};
 use tram_proto::statement::{Kind, Signed};
 
-use crate::input::{LinkId, Row, Side};
+use crate::input::{LinkId, Names, Row, Side};
 use crate::limits;
 use crate::node::Node;
 use crate::output::{Event, Op, Output, Statement};
@@ -185,7 +184,7 @@ impl Node {
         any
     }
 
-    pub(super) fn names(&mut self, names: Vec<(NodeName, NodeId)>) {
+    pub(super) fn names(&mut self, names: Names) {
         self.routing.names(names);
         self.reroute();
     }

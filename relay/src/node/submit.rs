@@ -58,7 +58,7 @@ impl Node {
             }
         }
         // One office that is off does not keep a circular from the others.
-        let hops = s.to.iter().map(|to| self.routing.next(self.known(&to.node)));
+        let hops = s.to.iter().map(|to| self.routing.way(self.known(&to.node), Some(&to.node)));
         if let Some(full) = hops.map(|hop| self.hop_takes(hop, size)).reduce(Result::or) {
             full?;
         }

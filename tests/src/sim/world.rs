@@ -11,7 +11,7 @@ use tram_proto::name::{Inbox, NodeName, Role};
 use tram_proto::receipt::State;
 use tram_proto::row::NodeRow;
 use tram_proto::statement::{Batch, Kind, Signature, Signed};
-use tram_relay::input::{Consumer, LinkId, Side, Signer, Ticket};
+use tram_relay::input::{Consumer, LinkId, Names, Side, Signer, Ticket};
 use tram_relay::output::{CommandRefused, Event, Op, Outcome};
 use tram_relay::{Config, Input, Node, Now, Output};
 use tramd::committer::{Persist, Sign, sign_ops};
@@ -382,7 +382,7 @@ impl World {
         inboxes.extend(self.inboxes.iter().cloned());
         core.handle(Input::Start { node: row, inboxes }, clock);
         if place == 0 {
-            core.handle(Input::Names(names), clock);
+            core.handle(Input::Names(Names { known: names, ..Names::default() }), clock);
         }
         let node = &mut self.nodes[place];
         let take_it = node.damaged || std::mem::take(&mut node.unknown);

@@ -92,13 +92,27 @@ impl Herald {
     /// # Errors
     /// For people: no uplink is up, or no answer came.
     pub async fn ask(&self, authority: [u8; 32], request: &Request) -> Result<Answer, String> {
-        let request = request.encode();
-        let (exchange, asked, name) = (self.exchange.clone(), request.clone(), self.name.clone());
+        let answer = self.ask_for(authority, request.encode(), 0, &self.name).await?;
+        Answer::decode(answer).map_err(|why| format!("the answer cannot be read: {why}"))
+    }
+
+    /// Asks for a node that has no link of its own.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub async fn ask_for(
+        &self,
+        authority: [u8; 32],
+        request: Bytes,
+        hops: u32,
+        name: &NodeName,
+    ) -> Result<Bytes, String> {
+        let (exchange, asked, name) = (self.exchange.clone(), request.clone(), name.clone());
         let answer = match blocking(move || exchange.answer(authority, asked, &name)).await {
             Some(answer) => answer,
             None => {
                 let (tell, told) = oneshot::channel();
-                self.pass_on(authority, request, 0, Asker::Here(tell)).map_err(|why| match why {
+                self.pass_on(authority, request, hops, Asker::Here(tell)).map_err(|why| match why {
                     Refusal::NoAuthority => "no uplink is up that could pass on the question".to_owned(),
                     _ => "too many questions wait for an answer".to_owned(),
                 })?;
@@ -109,7 +123,7 @@ impl Herald {
                 }
             }
         };
-        Answer::decode(answer).map_err(|why| format!("the answer cannot be read: {why}"))
+        Ok(answer)
     }
 
     /// Has every neighbour send what this node lacks: for when a link is judged by something that is not there.

@@ -1,0 +1,269 @@
+//! This node's own certificate: renewed in time, tried before it is relied on, and shown under every root.
+//!
+//! A new certificate is first shown on new links beside the old ones. Only when the uplink has accepted it, it is written
+//! over the old one; until then a restart, or a refusal, goes on with the old. Whatever fails is tried again within the
+//! hour: there are thirty days. Also asks for the certificate of this node's CA.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::{error, info, warn};
+use tram_pki::clock::DAY_MS;
+use tram_pki::hash::Sha256;
+use tram_pki::keystore::{self, NodeKeys};
+use tram_pki::renew::{self, AnswerError, GRACE_MS};
+use tram_pki::rotate;
+use tram_proto::limits::CHAIN_CERTIFICATES;
+use tram_proto::pki::{Answer, Request};
+
+use crate::clock::Clock;
+use crate::issuer::Desk;
+use crate::link::pki::herald::Herald;
+use crate::link::trust::NodeTrust;
+use crate::reload::Reloader;
+use crate::shelf::Shelf;
+
+/// The word under which the next key waits for its certificate.
+const OCCASION: &str = "renewal";
+/// After a failure it is tried again so much later at most; the first time much sooner.
+const AGAIN_MAX: Duration = Duration::from_secs(3600);
+const AGAIN: Duration = Duration::from_secs(5);
+/// Looked at this often whatever happens: clocks jump, machines sleep.
+const LOOK: Duration = Duration::from_secs(600);
+
+/// What keeps this node's certificates alive.
+pub struct Renewal {
+    /// The pki directory.
+    pub pki: PathBuf,
+    /// What is in force.
+    pub trust: Arc<NodeTrust>,
+    /// The bundle.
+    pub shelf: Arc<Shelf>,
+    /// This node's CA.
+    pub desk: Option<Arc<Desk>>,
+    /// Asks other nodes.
+    pub herald: Arc<Herald>,
+    /// Dials with the new certificate.
+    pub reloader: Arc<Reloader>,
+    /// The time.
+    pub clock: Clock,
+}
+
+/// Why the certificate is to be exchanged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Why {
+    /// Two thirds of its life are over.
+    Due,
+    /// Another CA certifies this name from now on.
+    OtherCa,
+    /// Somebody asked for it.
+    Asked,
+}
+
+impl Renewal {
+    /// Runs as long as the node. `asked` counts the times that an admin wants it at once.
+    pub async fn run(self, mut asked: tokio::sync::watch::Receiver<u64>) {
+        let mut again = AGAIN;
+        let (mut changes, mut said) = (self.shelf.changes(), false);
+        let mut wanted = false;
+        loop {
+            changes.mark_unchanged();
+            let ok = self.look(wanted, &mut said).await;
+            wanted &= !ok;
+            let wait = if ok { LOOK } else { again };
+            again = if ok { AGAIN } else { (again * 2).min(AGAIN_MAX) };
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                changed = changes.changed() => if changed.is_err() { return },
+                changed = asked.changed() => match changed {
+                    Ok(()) => wanted = true,
+                    Err(_) => return,
+                },
+            }
+        }
+    }
+
+    /// Does what is due; false when something has to be tried again soon.
+    async fn look(&self, asked: bool, said: &mut bool) -> bool {
+        if let Err(why) = self.show() {
+            warn!(%why, "the certificates of this node's CA cannot be written");
+        }
+        let ca = self.look_after_ca().await;
+        let Some(why) = self.why(asked) else { return ca };
+        match self.renew().await {
+            Ok(until_ms) => {
+                *said = false;
+                info!(until = %tram_pki::clock::Utc(until_ms), ?why, "this node's certificate was renewed");
+                ca
+            }
+            Err(problem) => {
+                self.tell(&problem, said);
+                false
+            }
+        }
+    }
+
+    fn why(&self, asked: bool) -> Option<Why> {
+        let (keys, now_ms) = (self.trust.keys(), self.clock.wall_ms());
+        let me = keys.identity();
+        if asked {
+            return Some(Why::Asked);
+        }
+        if now_ms >= renew::due_ms(me) {
+            return Some(Why::Due);
+        }
+        let own = self.trust.roots().issuer_of(keys.chain());
+        let closest = self.shelf.with(|bundle| bundle.closest(&me.name, now_ms).map(|ca| ca.key));
+        (closest.is_some() && own != closest).then_some(Why::OtherCa)
+    }
+
+    fn tell(&self, problem: &str, said: &mut bool) {
+        let (keys, now_ms) = (self.trust.keys(), self.clock.wall_ms());
+        let me = keys.identity();
+        let left_days = me.not_after_ms.saturating_sub(now_ms) / DAY_MS;
+        if now_ms > me.not_after_ms {
+            error!(problem, "{}", after_expiry(&me.name.to_string(), me.not_after_ms, now_ms, &self.holder()));
+        } else if left_days < 14 || !*said {
+            warn!(
+                problem,
+                left_days, "this node's certificate could not be renewed; it is tried again within the hour"
+            );
+        }
+        *said = true;
+    }
+
+    /// Who holds the CA that certifies this node's name.
+    fn holder(&self) -> String {
+        let name = self.trust.keys().identity().name.clone();
+        let now_ms = self.clock.wall_ms();
+        let scope = self.shelf.with(|bundle| bundle.closest(&name, now_ms).map(|ca| ca.scope.clone()));
+        match scope {
+            Some(tram_pki::authority::Scope::Below(apex)) => apex.to_string(),
+            _ => "central".to_owned(),
+        }
+    }
+
+    async fn renew(&self) -> Result<u64, String> {
+        let keys = self.trust.keys();
+        let now_ms = self.clock.wall_ms();
+        let pki = self.pki.clone();
+        let next = tokio::task::spawn_blocking(move || keystore::stage(&pki, OCCASION));
+        let next = next.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
+        let request = renew::request(&keys, &next).map_err(|e| e.to_string())?;
+        let own = self.trust.roots().issuer_of(keys.chain());
+        let closest = self.shelf.with(|bundle| bundle.closest(&keys.identity().name, now_ms).map(|ca| ca.key));
+        let authority = closest.or(own).ok_or("no CA is known that certifies this node's name")?;
+        let answer = self.ask(authority, Request::Renew(request)).await?;
+        let trust = self.trust.roots();
+        let mut chain = renew::accept(&keys, &next, &trust, answer, now_ms).map_err(|e| e.to_string())?;
+        chain.truncate(CHAIN_CERTIFICATES);
+        let tried = keys.renewed(&self.pki, chain.clone(), &next).map_err(|e| e.to_string())?;
+        let until_ms = tried.identity().not_after_ms;
+        self.trust.replace(tried);
+        // Both certificates are good: the old one serves until the new one is accepted.
+        if let Err(why) = self.reloader.renew_links().await
+            && now_ms < keys.identity().not_after_ms
+        {
+            self.trust.replace(NodeKeys::clone(&keys));
+            return Err(format!("the uplink does not accept the new certificate: {why}"));
+        }
+        let pki = self.pki.clone();
+        let committed = tokio::task::spawn_blocking(move || keystore::commit_staged(&pki, &chain));
+        committed.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
+        Ok(until_ms)
+    }
+
+    async fn ask(&self, authority: Sha256, request: Request) -> Result<Answer, String> {
+        let now_ms = self.clock.wall_ms();
+        let expired = self.trust.keys().identity().not_after_ms < now_ms;
+        match self.herald.ask(authority.0, &request).await {
+            // No link comes up with an expired certificate but the one that is there to cure it.
+            Err(why) if expired => {
+                let asked = self.reloader.ask_expired(authority.0, &request).await;
+                asked.map_err(|other| format!("{why}; {other}"))
+            }
+            answer => answer,
+        }
+    }
+
+    /// Shows this node's CA under every root that vouches for it.
+    fn show(&self) -> Result<(), String> {
+        let keys = self.trust.keys();
+        let now_ms = self.clock.wall_ms();
+        let Some(issuer) = self.trust.roots().issuer_of(keys.chain()) else { return Ok(()) };
+        let before = keys.chain().get(1..).unwrap_or_default().to_vec();
+        let most = CHAIN_CERTIFICATES - 1;
+        let shown = self.shelf.with(|bundle| rotate::shown(bundle, &issuer, &before, most, now_ms));
+        if shown.is_empty() || shown == before {
+            return Ok(());
+        }
+        let again = keys.show(&self.pki, &shown).map_err(|e| e.to_string())?;
+        self.trust.replace(again);
+        Ok(())
+    }
+
+    /// Asks for the certificate that this node's CA key needs; false when it has to be asked for again soon.
+    async fn look_after_ca(&self) -> bool {
+        let Some(desk) = self.desk.clone() else { return true };
+        let of = desk.clone();
+        let wanted = tokio::task::spawn_blocking(move || {
+            of.publish(false);
+            if let Err(why) = of.take_up() {
+                warn!(%why, "the CA of this node cannot take up its certificate");
+            }
+            of.wants_certificate()
+        });
+        let csr = match wanted.await {
+            Ok(Some(Ok(csr))) => csr,
+            Ok(None) | Err(_) => return true,
+            Ok(Some(Err(why))) => {
+                warn!(%why, "the CA's key cannot be used");
+                return true;
+            }
+        };
+        let Some(root) = self.shelf.with(tram_pki::bundle::Bundle::root_id) else { return true };
+        let request = match renew::authority_request(&self.trust.keys(), csr) {
+            Ok(request) => request,
+            Err(why) => {
+                warn!(%why, "a CA certificate cannot be asked for");
+                return true;
+            }
+        };
+        match self.ask(root, Request::Authority(request)).await {
+            Ok(Answer::Granted(chain)) => {
+                let done = tokio::task::spawn_blocking(move || desk.certified(&chain));
+                match done.await {
+                    Ok(Ok(())) => true,
+                    Ok(Err(why)) => {
+                        warn!(%why, "the CA certificate that came is not used");
+                        false
+                    }
+                    Err(_) => false,
+                }
+            }
+            Ok(Answer::Pending) => {
+                info!("{}", AnswerError::Pending);
+                false
+            }
+            Ok(Answer::Refused(why)) => {
+                warn!(%why, "the root's holder gives no CA certificate");
+                false
+            }
+            Err(_) => false,
+        }
+    }
+}
+
+/// What there is to do about a certificate that has ended.
+#[must_use]
+pub fn after_expiry(name: &str, not_after_ms: u64, now_ms: u64, holder: &str) -> String {
+    let days = now_ms.saturating_sub(not_after_ms) / DAY_MS;
+    if now_ms <= not_after_ms.saturating_add(GRACE_MS) {
+        format!("this node's certificate expired {days} days ago; it is renewed as soon as the uplink can be reached")
+    } else {
+        format!(
+            "this node's certificate expired {days} days ago, too long to renew it: on {holder} run `tram token new {name} > token`, and with that file here `tramd join --token-file token`"
+        )
+    }
+}
