@@ -13,6 +13,7 @@ mod e2e {
     mod keys;
     mod lost_spools;
     mod payloads;
+    mod pki;
     mod precedence;
     mod recipients;
     mod reload;
