@@ -57,6 +57,13 @@ fn a_command_line_that_cannot_be_meant_is_64_and_help_is_0() {
         &["node", "retire"],
         &["node", "accept", "Cần Thơ"],
         &["completions", "cmd"],
+        &["pki"],
+        &["pki", "lock", "--set", "--remove"],
+        &["pki", "audit", "verify", "--head", "5f2c"],
+        &["pki", "audit", "export"],
+        &["pki", "backup"],
+        &["pki", "restore"],
+        &["pki", "restore", "file", "--check", "--accept-loss"],
     ] {
         check(args, 64);
     }

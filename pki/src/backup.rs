@@ -186,59 +186,78 @@ fn owner(pki: &Path) -> Result<(NodeName, NodeId, String), BackupError> {
     Ok((peer.name, peer.id, trust.zone().to_string()))
 }
 
-/// What tells whether a file was changed.
-type Stamp = (String, u64, u64, i64, i64);
-
-/// Every file worth keeping. The audit log comes last, so it tells of everything the registry knows; the others are read
-/// again when one of them changed meanwhile.
+/// Every file worth keeping. Logs come last, this node's own after all others, so it tells of everything the registry
+/// knows; they only grow, and half a line at their end does no harm. The others are read again when one of them changed
+/// meanwhile.
 fn collect(places: &Places, keys: bool) -> Result<Vec<Member>, BackupError> {
     for _ in 0..READS {
-        let listed = list(places, keys)?;
-        let before = stamps(&listed)?;
-        let mut members = Vec::new();
-        for (name, path) in &listed {
-            let access = if name.ends_with(".key") { Access::Secret } else { Access::Public };
-            members.push(Member { name: name.clone(), content: Zeroizing::new(files::read(path, access)?) });
-        }
-        if list(places, keys)? == listed && stamps(&listed)? == before {
-            let log = places.pki.join(AUDIT_LOG);
-            match files::read(&log, Access::Public) {
-                Ok(log) => members.push(Member { name: format!("pki/{AUDIT_LOG}"), content: Zeroizing::new(log) }),
-                Err(FileError::Missing { .. }) => {}
-                Err(error) => return Err(error.into()),
-            }
-            return Ok(members);
+        match read_once(places, keys) {
+            Ok(Some(members)) => return Ok(members),
+            // It changed, or was there when the directory was read and is gone now.
+            Ok(None) | Err(FileError::Missing { .. }) => {}
+            Err(error) => return Err(error.into()),
         }
     }
     Err(BackupError::Busy)
 }
 
-fn list(places: &Places, keys: bool) -> Result<Vec<(String, PathBuf)>, BackupError> {
+fn read_once(places: &Places, keys: bool) -> Result<Option<Vec<Member>>, FileError> {
+    let (logs, before) = list(places, keys)?;
+    let read = |listed: &Listed| {
+        let access = if listed.name.ends_with(".key") { Access::Secret } else { Access::Public };
+        let content = Zeroizing::new(files::read(&listed.path, access)?);
+        Ok::<_, FileError>(Member { name: listed.name.clone(), content })
+    };
+    let mut members = before.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+    if list(places, keys)?.1 != before {
+        return Ok(None);
+    }
+    for log in &logs {
+        members.push(read(log)?);
+    }
+    Ok(Some(members))
+}
+
+/// A file that is to be kept, and what tells whether it was changed.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Listed {
+    name: String,
+    path: PathBuf,
+    inode: u64,
+    bytes: u64,
+    changed: (i64, i64),
+}
+
+impl Listed {
+    fn new(name: String, path: PathBuf, about: &fs::Metadata) -> Self {
+        Self { name, path, inode: about.ino(), bytes: about.len(), changed: (about.mtime(), about.mtime_nsec()) }
+    }
+}
+
+/// Logs, and the others.
+fn list(places: &Places, keys: bool) -> Result<(Vec<Listed>, Vec<Listed>), FileError> {
     let mut out = Vec::new();
     let kept = |name: &str| {
         !name.starts_with('.')
-            && ![AUDIT_LOG, REGISTRY_LOCK, BACKUP_JSON, RESTORED_JSON].contains(&name)
+            && ![REGISTRY_LOCK, BACKUP_JSON, RESTORED_JSON].contains(&name)
             && (keys || !name.ends_with(".key"))
     };
     add(&places.pki, "pki", &kept, &mut out)?;
     add(&places.conf_d, "conf.d", &|name: &str| name.ends_with(".toml"), &mut out)?;
     if places.config.exists() {
-        out.push((container::CONFIG.to_owned(), places.config.clone()));
+        let about = fs::metadata(&places.config).map_err(files::io_at(&places.config))?;
+        out.push(Listed::new(container::CONFIG.to_owned(), places.config.clone(), &about));
     }
+    // This also puts `audit.log` behind `audit-copies`.
     out.sort();
-    Ok(out)
+    Ok(out.into_iter().partition(|listed| listed.name.ends_with(".log")))
 }
 
-fn add(
-    dir: &Path,
-    prefix: &str,
-    kept: &dyn Fn(&str) -> bool,
-    out: &mut Vec<(String, PathBuf)>,
-) -> Result<(), BackupError> {
+fn add(dir: &Path, prefix: &str, kept: &dyn Fn(&str) -> bool, out: &mut Vec<Listed>) -> Result<(), FileError> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(files::io_at(dir)(error).into()),
+        Err(error) => return Err(files::io_at(dir)(error)),
     };
     for entry in entries {
         let entry = entry.map_err(files::io_at(dir))?;
@@ -251,23 +270,10 @@ fn add(
         if about.is_dir() && prefix == "pki" {
             add(&path, &name, kept, out)?;
         } else if about.is_file() {
-            out.push((name, path));
+            out.push(Listed::new(name, path, &about));
         }
     }
     Ok(())
-}
-
-fn stamps(listed: &[(String, PathBuf)]) -> Result<Vec<Stamp>, BackupError> {
-    let stamp = |(name, path): &(String, PathBuf)| {
-        let about = fs::metadata(path).map_err(files::io_at(path))?;
-        Ok((name.clone(), about.ino(), about.len(), about.mtime(), about.mtime_nsec()))
-    };
-    match listed.iter().map(stamp).collect() {
-        Ok(stamps) => Ok(stamps),
-        // It was replaced or removed just now; the caller sees a difference.
-        Err(FileError::Missing { .. }) => Ok(Vec::new()),
-        Err(error) => Err(BackupError::File(error)),
-    }
 }
 
 /// Reads a backup without restoring it.
@@ -360,7 +366,7 @@ fn must_be_free(pki: &Path, clear: &Facts) -> Result<(), BackupError> {
     }
 }
 
-/// An empty directory beside the one to be, for its owner.
+/// An empty directory beside the one to be.
 fn fresh_dir(pki: &Path) -> Result<PathBuf, BackupError> {
     let parent = files::parent(pki);
     fs::DirBuilder::new().recursive(true).mode(0o711).create(parent).map_err(files::io_at(parent))?;
@@ -370,10 +376,6 @@ fn fresh_dir(pki: &Path) -> Result<PathBuf, BackupError> {
         _ => {}
     }
     files::make_dir(&fresh)?;
-    let (owner, of) = (fs::metadata(parent), fs::File::open(&fresh));
-    let owner = owner.map_err(files::io_at(parent))?;
-    of.and_then(|dir| std::os::unix::fs::fchown(dir, Some(owner.uid()), Some(owner.gid())))
-        .map_err(files::io_at(&fresh))?;
     Ok(fresh)
 }
 

@@ -93,7 +93,10 @@ pub(crate) enum Access {
 pub(crate) fn make_dir(dir: &Path) -> Result<(), FileError> {
     fs::create_dir_all(parent(dir)).map_err(io_at(dir))?;
     match DirBuilder::new().mode(0o700).create(dir) {
-        Ok(()) => sync_parent(dir)?,
+        Ok(()) => {
+            File::open(dir).and_then(|made| adopt(&made, dir)).map_err(io_at(dir))?;
+            sync_parent(dir)?;
+        }
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(io_at(dir)(error)),
     }
@@ -259,6 +262,24 @@ mod tests {
         assert_eq!(fs::metadata(&path).expect("there").mode() & 0o777, 0o600);
         assert_eq!(read(&path, Access::Secret).expect("readable"), b"two");
         assert!(!temporary(&path).exists());
+    }
+
+    #[test]
+    fn what_root_makes_in_the_directory_of_another_user_is_that_users() {
+        let dir = dir();
+        if fs::metadata(dir.path()).expect("there").uid() != 0 {
+            eprintln!(
+                "skipped: what_root_makes_in_the_directory_of_another_user_is_that_users, because this is not root"
+            );
+            return;
+        }
+        std::os::unix::fs::chown(dir.path(), Some(12_345), Some(12_345)).expect("given away");
+        let (made, path) = (dir.path().join("pki"), dir.path().join("pki").join("ca.key"));
+        make_dir(&made).expect("made");
+        write(&path, b"secret", Access::Secret).expect("written");
+        for path in [made, path] {
+            assert_eq!(fs::metadata(&path).expect("there").uid(), 12_345, "{}", path.display());
+        }
     }
 
     #[test]

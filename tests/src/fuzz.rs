@@ -10,6 +10,7 @@ use bytes::Bytes;
 use tram_pki::csr::LeafKey;
 use tram_pki::enrol::offline;
 use tram_pki::hash::Sha256;
+use tram_pki::journal;
 use tram_pki::token::Token;
 use tram_proto::envelope::Body;
 use tram_proto::export::{EXPORT_BYTES, EXPORT_CHAINS, EXPORT_RECEIPTS, Export, MAGIC};
@@ -27,7 +28,7 @@ use tram_proto::statement::{Kind, Signed};
 pub type Target = fn(&[u8]);
 
 /// Every target by the name of its corpus.
-pub const TARGETS: [(&str, Target); 16] = [
+pub const TARGETS: [(&str, Target); 18] = [
     ("frame", frame),
     ("body", body),
     ("receipt", receipt),
@@ -44,6 +45,8 @@ pub const TARGETS: [(&str, Target); 16] = [
     ("config", config),
     ("export", export),
     ("rows", rows),
+    ("backup", backup),
+    ("audit", audit),
 ];
 
 /// A frame without its length field, on whatever stream.
@@ -244,5 +247,29 @@ pub fn rows(data: &[u8]) {
         Some((3, bytes)) => row!(NeighborRow, bytes),
         Some((4, bytes)) => row!(KeyRow, bytes),
         _ => {}
+    }
+}
+
+/// A backup before it is decrypted, and the list of files in one.
+pub fn backup(data: &[u8]) {
+    tram_pki::backup::fuzz(data);
+}
+
+/// An audit log, whole or exported from the line on that the first byte names.
+pub fn audit(data: &[u8]) {
+    let Some((first, log)) = data.split_first() else { return };
+    let first = u64::from(*first).max(1);
+    let copied = journal::compare(log, log);
+    assert!(copied.is_ok(), "a log is its own copy: {copied:?}");
+    match journal::verify(log, first, None) {
+        Ok(found) => {
+            assert_eq!(found.head.number + 1, first + found.lines);
+            assert!(found.unchained <= found.lines && found.torn_bytes <= log.len() as u64);
+            assert!(journal::verify(log, first, Some(found.head)).is_ok(), "a log ends in its own head");
+            assert!(first > 1 || journal::head_of(log) == found.head);
+            let cut = journal::Head { number: found.head.number + 1, ..found.head };
+            assert!(journal::verify(log, first, Some(cut)).is_err(), "a cut tail is found");
+        }
+        Err(broken) => assert!(broken.line >= 1 && broken.what.len() < 1024, "an error does not repeat what was given"),
     }
 }

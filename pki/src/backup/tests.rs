@@ -209,19 +209,26 @@ fn row_24_a_restored_ca_is_marked_with_what_it_knew() {
 #[test]
 fn a_backup_while_the_daemon_runs_takes_a_whole_set() {
     let old = Machine::founded();
-    // The daemon holds the registry and writes into it all the while.
+    // The daemon holds the registry and writes into it all the while, and so do nodes below into their copies.
     let mut registry = Registry::open(&old.places.pki).expect("opens");
+    let mut copies = journal::Copies::open(&old.places.pki).expect("opens");
+    let node = NodeId([7; 16]);
     let stop = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !stop.load(std::sync::atomic::Ordering::Relaxed) {
                 registry.audit().append(&Entry::new("test", NOW_MS)).expect("appended");
+                let have = copies.have(node).expect("read").number;
+                let lines = registry.audit().since(have + 1, 1).expect("read");
+                copies.append(node, have + 1, &lines).expect("taken");
             }
         });
         for _ in 0..3 {
             let (file, made) = old.backup(true);
             let (_, members) = container::open(&fs::read(file).expect("readable"), &passphrase()).expect("opens");
-            let log = &members.last().expect("files").content;
+            let last = members.last().expect("files");
+            assert_eq!(last.name, "pki/audit.log");
+            let log = &last.content;
             let found = journal::verify(log, 1, None).expect("in order");
             assert_eq!(
                 (found.head.number, found.head.hash.to_string()),
