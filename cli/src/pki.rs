@@ -268,7 +268,7 @@ fn make_backup(places: &Places, args: &BackupArgs, json: bool) -> Result<(), Fai
         Some(word) => word,
         None => Passphrase::generate().map_err(|error| of_key(&error))?,
     };
-    let made = backup::make(places, &args.file, &word, !args.without_keys, 0, now_ms());
+    let made = backup::make(places, &args.file, &word, !args.without_keys, now_ms());
     let made = made.map_err(|error| of_backup(&error))?;
     if json {
         return show::json(&json!({

@@ -588,7 +588,7 @@ mod tests {
         let at = |name: &str| first.dir.path().join(name);
         let places = Places { config: at("tramd.toml"), conf_d: at("conf.d"), pki: first.pki() };
         let file = at("node.backup");
-        backup::make(&places, &file, &word(WORD), true, 0, 1_800_000_000_000).expect("made");
+        backup::make(&places, &file, &word(WORD), true, 1_800_000_000_000).expect("made");
         let token_line = token(&first.desk(None)).expect("made after the backup");
         fs::remove_dir_all(first.pki()).expect("the disk is gone");
         backup::restore(&places, &file, &word(WORD), false).expect("restored");

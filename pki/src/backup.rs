@@ -26,7 +26,7 @@ use crate::hash::Sha256;
 use crate::journal::{self, Head};
 use crate::keystore::{self, CA_PEM, KeyError, NODE_PEM, ROOT_PEM};
 use crate::lock::{Passphrase, PassphraseError};
-use crate::registry::{AUDIT_LOG, REGISTRY_LOCK};
+use crate::registry::{self, AUDIT_LOG, REGISTRY_JSON, REGISTRY_LOCK};
 
 pub use container::Facts;
 use container::Member;
@@ -121,8 +121,8 @@ pub struct Made {
     pub files: Vec<String>,
 }
 
-/// Backs a node up into `file`, which takes the place of an older backup there. `crl_number` is that of this node's own
-/// revocation list, 0 when it has none. Without keys, the backup holds no private key.
+/// Backs a node up into `file`, which takes the place of an older backup there. Without keys, the backup holds no private
+/// key.
 ///
 /// # Errors
 /// [`BackupError`]; an older backup is still there then.
@@ -131,14 +131,17 @@ pub fn make(
     file: &Path,
     passphrase: &Passphrase,
     keys: bool,
-    crl_number: u64,
     now_ms: u64,
 ) -> Result<Made, BackupError> {
     passphrase.check_length()?;
     files::check_dir(&places.pki)?;
     let members = collect(places, keys)?;
-    let audit = members.iter().find(|member| member.name == format!("pki/{AUDIT_LOG}"));
-    let head = journal::head_of(audit.map_or(&[], |member| &member.content));
+    let unproved = |why: String| BackupError::Unproved { path: file.to_owned(), why };
+    let find = |name: &str| members.iter().find(|member| member.name == format!("pki/{name}"));
+    let head = journal::head_of(find(AUDIT_LOG).map_or(&[], |member| &member.content));
+    // A registry that cannot be read must not take the place of one that could.
+    let numbers = find(REGISTRY_JSON).map_or(Ok((0, 0)), |member| registry::list_numbers(&member.content));
+    let (crl_number, root_crl_number) = numbers.map_err(|why| unproved(format!("{REGISTRY_JSON}: {why}")))?;
     let (name, node, zone) = owner(&places.pki)?;
     let facts = Facts {
         zone,
@@ -147,11 +150,11 @@ pub fn make(
         made_ms: now_ms,
         keys,
         crl_number,
+        root_crl_number,
         audit_lines: head.number,
         audit_hash: head.hash.to_string(),
     };
     let bytes = container::seal(&facts, &members, passphrase)?;
-    let unproved = |why: String| BackupError::Unproved { path: file.to_owned(), why };
     if bytes.len() as u64 > files::FILE_BYTES {
         let why = format!(
             "it has {} bytes, more than can be restored: move old files of pki/{} away",
@@ -413,8 +416,10 @@ pub struct Restored {
     version: u32,
     /// When the backup was made, Unix milliseconds.
     pub made_ms: u64,
-    /// The number of this node's own revocation list then; 0: it had none.
+    /// The number of this CA's revocation list then; 0: it had none.
     pub crl_number: u64,
+    /// The same of the root's, where its key is or was.
+    pub root_crl_number: u64,
     /// Lines of the audit log then.
     audit_lines: u64,
     /// Its head's hash.
@@ -429,6 +434,7 @@ impl Restored {
             version: VERSION,
             made_ms: facts.made_ms,
             crl_number: facts.crl_number,
+            root_crl_number: facts.root_crl_number,
             audit_lines: facts.audit_lines,
             audit_hash: facts.audit_hash.clone(),
             accepted,

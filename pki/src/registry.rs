@@ -729,6 +729,11 @@ fn parse(bytes: &[u8]) -> Result<Content, String> {
     })
 }
 
+/// The numbers of the last revocation lists, the CA's and the root's, in the bytes of a [`REGISTRY_JSON`].
+pub(crate) fn list_numbers(bytes: &[u8]) -> Result<(u64, u64), String> {
+    parse(bytes).map(|content| (content.more.crl_number, content.more.root_crl_number))
+}
+
 /// Prints when a token ends, for messages.
 impl std::fmt::Display for TokenRecord {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

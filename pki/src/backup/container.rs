@@ -38,8 +38,10 @@ pub struct Facts {
     pub made_ms: u64,
     /// Whether the private keys are in it.
     pub keys: bool,
-    /// The number of the node's own revocation list; 0: none.
+    /// The number of the CA's last revocation list; 0: none.
     pub crl_number: u64,
+    /// The same of the root's, where its key is or was.
+    pub root_crl_number: u64,
     /// Lines of the audit log.
     pub audit_lines: u64,
     /// Its head's hash, 64 hexadecimal digits.

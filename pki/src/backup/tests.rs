@@ -40,7 +40,7 @@ impl Machine {
 
     fn backup(&self, keys: bool) -> (PathBuf, Made) {
         let file = self.dir.path().join("node.backup");
-        let made = make(&self.places, &file, &passphrase(), keys, 17, NOW_MS).expect("made");
+        let made = make(&self.places, &file, &passphrase(), keys, NOW_MS).expect("made");
         (file, made)
     }
 
@@ -184,6 +184,8 @@ fn a_restore_that_was_interrupted_is_begun_anew_and_a_config_that_is_there_stays
 fn row_24_a_restored_ca_is_marked_with_what_it_knew() {
     let old = Machine::founded();
     let mut registry = Registry::open(&old.places.pki).expect("opens");
+    registry.next_crl(false, 16, NOW_MS).expect("numbered");
+    registry.next_crl(true, 3, NOW_MS).expect("numbered");
     let head = registry.audit().head();
     let (file, _) = old.backup(true);
     registry.audit().append(&Entry::new("test", NOW_MS)).expect("appended");
@@ -191,7 +193,8 @@ fn row_24_a_restored_ca_is_marked_with_what_it_knew() {
     let new = Machine::empty();
     restore(&new.places, &file, &passphrase(), false).expect("restored");
     let mark = Restored::load(&new.places.pki).expect("readable").expect("marked");
-    assert_eq!((mark.made_ms, mark.crl_number, mark.audit(), mark.accepted), (NOW_MS, 17, Some(head), false));
+    assert_eq!((mark.made_ms, mark.audit(), mark.accepted), (NOW_MS, Some(head), false));
+    assert_eq!((mark.crl_number, mark.root_crl_number), (17, 4));
     assert!(Restored::accept(&new.places.pki).expect("written"));
     assert!(Restored::load(&new.places.pki).expect("readable").expect("marked").accepted);
     Restored::clear(&new.places.pki).expect("cleared");
@@ -240,15 +243,19 @@ fn a_backup_while_the_daemon_runs_takes_a_whole_set() {
 }
 
 #[test]
-fn a_weak_passphrase_and_an_exposed_key_make_no_backup() {
+fn a_weak_passphrase_an_exposed_key_and_a_damaged_registry_make_no_backup() {
     let old = Machine::founded();
     let file = old.dir.path().join("node.backup");
     let weak = Passphrase::of(b"tram").expect("a passphrase");
-    let error = make(&old.places, &file, &weak, true, 0, NOW_MS).expect_err("weak").to_string();
+    let error = make(&old.places, &file, &weak, true, NOW_MS).expect_err("weak").to_string();
     assert!(error.contains("12 characters"), "{error}");
     let key = old.places.pki.join(CA_KEY);
     fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).expect("chmod");
-    let error = make(&old.places, &file, &passphrase(), true, 0, NOW_MS).expect_err("exposed").to_string();
+    let error = make(&old.places, &file, &passphrase(), true, NOW_MS).expect_err("exposed").to_string();
     assert!(error.contains("ca.key") && error.contains("chmod 600"), "{error}");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).expect("chmod");
+    fs::write(old.places.pki.join(REGISTRY_JSON), "{").expect("written");
+    let error = make(&old.places, &file, &passphrase(), true, NOW_MS).expect_err("damaged").to_string();
+    assert!(error.contains("no backup was made") && error.contains("registry.json"), "{error}");
     assert!(!file.exists() && LastBackup::load(&old.places.pki).is_none());
 }
