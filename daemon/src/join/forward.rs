@@ -9,6 +9,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -207,9 +208,35 @@ fn is_initial(datagram: &[u8]) -> bool {
     datagram.len() >= INITIAL_BYTES && datagram.first().is_some_and(|first| first >> 4 == 0b1100)
 }
 
+/// A flow as the one who hands out the places sees it.
+struct Place {
+    number: u64,
+    inbox: mpsc::Sender<Datagram>,
+    proven: Arc<AtomicBool>,
+    task: AbortHandle,
+}
+
+/// Whether there is a place for a machine at `ip`. When all are taken, the oldest flow gives way of those whose machine
+/// has not shown that it receives: forged addresses fill the places in no time, and the real ones are quick to show it.
+fn make_room(flows: &mut HashMap<SocketAddr, Place>, ip: IpAddr) -> bool {
+    if flows.keys().filter(|source| source.ip() == ip).count() >= FLOWS_FROM_ONE {
+        return false;
+    }
+    if flows.len() < FLOWS {
+        return true;
+    }
+    let unproven = flows.iter().filter(|(_, place)| !place.proven.load(Ordering::Relaxed));
+    let Some(oldest) = unproven.min_by_key(|(_, place)| place.number).map(|(source, _)| *source) else { return false };
+    if let Some(place) = flows.remove(&oldest) {
+        place.task.abort();
+    }
+    true
+}
+
 async fn pass(socket: Arc<dyn AsyncUdpSocket>, to: watch::Receiver<Vec<HostPort>>) {
     let mut listening = Pipe::new(socket.clone());
-    let mut flows: HashMap<SocketAddr, mpsc::Sender<Datagram>> = HashMap::new();
+    let mut flows: HashMap<SocketAddr, Place> = HashMap::new();
+    let mut numbers = 0..;
     let mut running = JoinSet::new();
     let answers = Arc::new(Mutex::new(None));
     let (mut quiet, mut said) = (interval(AGAIN), false);
@@ -217,7 +244,9 @@ async fn pass(socket: Arc<dyn AsyncUdpSocket>, to: watch::Receiver<Vec<HostPort>
         let received = tokio::select! {
             received = listening.receive() => received,
             Some(ended) = running.join_next() => {
-                if let Ok(source) = ended {
+                if let Ok((source, number)) = ended
+                    && flows.get(&source).is_some_and(|place| place.number == number)
+                {
                     flows.remove(&source);
                 }
                 continue;
@@ -233,16 +262,15 @@ async fn pass(socket: Arc<dyn AsyncUdpSocket>, to: watch::Receiver<Vec<HostPort>
             continue;
         };
         for datagram in datagrams {
-            if let Some(flow) = flows.get(&meta.addr) {
+            if let Some(place) = flows.get(&meta.addr) {
                 // Full or just ended: lost, as datagrams are.
-                let _ = flow.try_send(datagram);
+                let _ = place.inbox.try_send(datagram);
                 continue;
             }
             if !is_initial(&datagram.bytes) {
                 continue;
             }
-            let from_one = flows.keys().filter(|source| source.ip() == meta.addr.ip()).count();
-            if flows.len() >= FLOWS || from_one >= FLOWS_FROM_ONE {
+            if !make_room(&mut flows, meta.addr.ip()) {
                 if !said {
                     tracing::warn!(source = %meta.addr, flows = flows.len(), "too many machines join at once; some have to wait");
                     said = true;
@@ -251,10 +279,15 @@ async fn pass(socket: Arc<dyn AsyncUdpSocket>, to: watch::Receiver<Vec<HostPort>
             }
             let (sender, inbox) = mpsc::channel(WAITING);
             let _ = sender.try_send(datagram);
-            flows.insert(meta.addr, sender);
-            let back = Pipe::to_send(socket.clone());
-            let flow = Flow { source: meta.addr, own: meta.dst_ip, back, answers: answers.clone() };
-            running.spawn(flow.run(to.borrow().clone(), inbox));
+            let (back, proven) = (Pipe::to_send(socket.clone()), Arc::new(AtomicBool::new(false)));
+            let (source, own, answers) = (meta.addr, meta.dst_ip, answers.clone());
+            let flow = Flow { source, own, back, proven: proven.clone(), answers };
+            let (number, to) = (numbers.next().unwrap_or_default(), to.borrow().clone());
+            let task = running.spawn(async move {
+                flow.run(&to, inbox).await;
+                (source, number)
+            });
+            flows.insert(source, Place { number, inbox: sender, proven, task });
         }
     }
 }
@@ -265,15 +298,16 @@ struct Flow {
     /// The address of ours that it knows.
     own: Option<IpAddr>,
     back: Pipe,
+    /// The machine has shown that it receives what is sent to it.
+    proven: Arc<AtomicBool>,
     /// The address that answered last: new flows begin with it.
     answers: Arc<Mutex<Option<SocketAddr>>>,
 }
 
 impl Flow {
-    async fn run(mut self, to: Vec<HostPort>, mut inbox: mpsc::Receiver<Datagram>) -> SocketAddr {
+    async fn run(mut self, to: &[HostPort], mut inbox: mpsc::Receiver<Datagram>) {
         // Whichever end comes first.
-        let _ = timeout(LIFE, self.pass(&to, &mut inbox)).await;
-        self.source
+        let _ = timeout(LIFE, self.pass(to, &mut inbox)).await;
     }
 
     async fn pass(&mut self, to: &[HostPort], inbox: &mut mpsc::Receiver<Datagram>) -> Option<()> {
@@ -295,6 +329,7 @@ impl Flow {
                     // Only who has read the answer knows the keys of a packet with the short header.
                     if answered && !proven && datagram.bytes.first().is_some_and(|first| first & 0x80 == 0) {
                         proven = true;
+                        self.proven.store(true, Ordering::Relaxed);
                         tracing::info!(source = %self.source, %target, "a joining machine is passed on");
                     }
                     there.send(&datagram, target, None).await;

@@ -51,12 +51,14 @@ async fn a_machine_joins_through_a_forwarder_and_through_two_in_a_row() {
         ("127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"),
         ("[::1]:0", "127.0.0.1:0", "[::1]:0"),
         ("127.0.0.1:0", "0.0.0.0:0", "[::1]:0"),
+        ("127.0.0.1:0", "[::]:0", "127.0.0.1:0"),
     ] {
         let scene = Scene::new(server);
         let (_far, far_at) = forwarder(far, vec![host(scene.server.listens_at().expect("listens"))]);
         join_at(&scene, "can-tho", &far_at).await.expect("joined through one");
         let (_near, near_at) = forwarder(near, vec![far_at]);
-        let near_at = near_at.as_str().replace("0.0.0.0", "127.0.0.1").parse().expect("an address");
+        let near_at =
+            near_at.as_str().replace("0.0.0.0", "127.0.0.1").replace("[::]", "127.0.0.1").parse().expect("an address");
         join_at(&scene, "an-giang", &near_at).await.expect("joined through two");
         let seen = scene.sources();
         assert!(seen.len() == 2 && seen.iter().all(|source| source.port() != near_at.port()), "{seen:?}");
@@ -138,22 +140,53 @@ impl Junk {
 #[tokio::test]
 async fn row_28_a_flood_of_sources_stays_within_the_limits() {
     let mut junk = Junk::new().await;
-    let mut flows = BTreeSet::new();
+    let mut flows = Vec::new();
     for number in 0..FLOWS {
         let ip = format!("127.0.0.{}", 2 + number / FLOWS_FROM_ONE);
         junk.says(&ip, &initial()).await;
-        flows.insert(junk.hears().await);
+        flows.push(junk.hears().await);
         if number == FLOWS_FROM_ONE - 1 {
             junk.says(&ip, &initial()).await;
             assert!(junk.hears_nothing().await, "one address has its share");
+            junk.sources.pop();
         }
     }
-    assert_eq!(flows.len(), FLOWS, "a flow has an address of its own towards the target");
+    assert_eq!(flows.iter().collect::<BTreeSet<_>>().len(), FLOWS, "each has an address of its own towards the target");
+    // The first one shows that it receives; the others are forged.
+    prove(&junk, 0, flows[0]).await;
+    for number in 0..FLOWS {
+        junk.says(&format!("127.0.1.{}", 1 + number / FLOWS_FROM_ONE), &initial()).await;
+        junk.hears().await;
+    }
+    for forged in 1..FLOWS {
+        junk.sources[forged].send_to(&[0x40; 30], junk.at.as_str()).await.expect("sent");
+    }
+    assert!(junk.hears_nothing().await, "whom newer ones took the place of is forgotten");
+    junk.sources[0].send_to(&[0x40; 30], junk.at.as_str()).await.expect("sent");
+    assert_eq!(junk.hears().await, flows[0], "a real one keeps its place");
+}
+
+/// Has the target answer and the machine show that it has read the answer.
+async fn prove(junk: &Junk, number: usize, flow: SocketAddr) {
+    junk.target.send_to(b"answer", flow).await.expect("sent");
+    let mut buffer = [0; 2048];
+    timeout(SOON, junk.sources[number].recv(&mut buffer)).await.expect("in time").expect("received");
+    junk.sources[number].send_to(&[0x40; 30], junk.at.as_str()).await.expect("sent");
+    assert_eq!(junk.hears().await, flow);
+}
+
+#[tokio::test]
+async fn when_every_place_is_a_real_machines_a_newcomer_waits_until_one_falls_silent() {
+    let mut junk = Junk::new().await;
+    for number in 0..FLOWS {
+        junk.says(&format!("127.0.0.{}", 2 + number / FLOWS_FROM_ONE), &initial()).await;
+        let flow = junk.hears().await;
+        prove(&junk, number, flow).await;
+    }
     junk.says("127.0.1.1", &initial()).await;
-    assert!(junk.hears_nothing().await, "all places are taken");
-    // Those that have said nothing more make room.
+    assert!(junk.hears_nothing().await);
     tokio::time::pause();
-    tokio::time::advance(IDLE_UNPROVEN).await;
+    tokio::time::advance(IDLE).await;
     tokio::time::resume();
     await_some!({
         junk.says("127.0.1.1", &initial()).await;
