@@ -669,6 +669,21 @@ mod tests {
     }
 
     #[test]
+    fn row_20_a_certificate_that_cannot_be_written_leaves_the_old_pair() {
+        let overlay = Overlay::new("tram.internal");
+        let key = stage(overlay.dir(), "renewal").expect("staged");
+        let issued = overlay.issue(&LeafKey::of(&key).expect("P-256"), "can-tho", NOW_MS);
+        // A directory where the temporary file goes: works for root too, which ignores permissions.
+        let blocked = overlay.dir().join(".node.pem.tmp");
+        fs::create_dir(&blocked).expect("made");
+        commit_staged(overlay.dir(), &overlay.chain(&issued)).expect_err("cannot be written");
+        assert_eq!(NodeKeys::load(overlay.dir()).expect("the old pair").identity().name.as_str(), "central");
+        fs::remove_dir(&blocked).expect("removed");
+        commit_staged(overlay.dir(), &overlay.chain(&issued)).expect("committed");
+        assert_eq!(NodeKeys::load(overlay.dir()).expect("the new pair").identity().name.as_str(), "can-tho");
+    }
+
+    #[test]
     fn a_new_key_staged_after_a_power_cut_does_not_lose_the_one_in_use() {
         let overlay = Overlay::new("tram.internal");
         let key = stage(overlay.dir(), "renewal").expect("staged");
