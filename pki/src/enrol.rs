@@ -10,8 +10,11 @@ pub mod offline;
 mod server;
 
 use aws_lc_rs::hmac;
+use bytes::Bytes;
 use tram_proto::join::TokenId;
+use tram_proto::limits;
 
+use crate::authority::Authority;
 use crate::hash::Sha256;
 
 pub use client::{Clocks, JoinError, Joined, Joining};
@@ -40,6 +43,12 @@ fn prove(secret_hash: Sha256, exporter: &Exporter, csr: &[u8]) -> [u8; 32] {
 
 fn proves(secret_hash: Sha256, exporter: &Exporter, csr: &[u8], mac: &[u8; 32]) -> bool {
     hmac::verify(&key(secret_hash), &message(exporter, csr), mac).is_ok()
+}
+
+/// A leaf and the certificates of its CA, under every root.
+fn chain(authority: &Authority, leaf: &[u8]) -> Vec<Bytes> {
+    let issuers = authority.certificates().iter().map(AsRef::as_ref);
+    std::iter::once(leaf).chain(issuers).take(limits::CHAIN_CERTIFICATES).map(Bytes::copy_from_slice).collect()
 }
 
 fn short(id: TokenId) -> String {

@@ -114,7 +114,7 @@ pub enum JoinError {
     },
     /// The server knows the name under another node id.
     #[error(
-        "the certificate in the answer is for node id {got}, but this machine has been {known}: its mail would be lost. Was the CA restored from an old backup? Nothing was installed"
+        "the certificate in the answer is for node id {got}, but this machine has been {known}, and a node that takes another id loses its mail; nothing was installed. If node {known} was revoked, join in an empty directory; otherwise the CA was restored from an old backup"
     )]
     OtherId {
         /// In the answer.

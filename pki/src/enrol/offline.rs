@@ -20,7 +20,7 @@ use crate::csr::{self, CsrError, LeafKey};
 use crate::files::{self, Access};
 use crate::hash::{Fingerprint, Sha256};
 use crate::keystore;
-use crate::registry::{Registry, RegistryError};
+use crate::registry::{NodeRecord, Registry, RegistryError};
 
 /// Makes the request of this machine to be the node `name`, with a key in `dir` that is made and written durably if there
 /// is none; asking again asks with the same key. Where that node lives already, it asks for another certificate.
@@ -101,7 +101,7 @@ pub enum SignError {
 }
 
 /// Signs a request whose fingerprint has been compared. Everything the answer promises is durable when this returns. A
-/// name that exists keeps its node id, and a live token for it ends.
+/// name that exists keeps its node id, and a live token for it ends; the same request again gets the same certificate.
 ///
 /// # Errors
 /// [`SignError`]; nothing has been issued then.
@@ -122,10 +122,20 @@ pub fn sign(
     }
     let node = registry.id_for(&name, order.role)?;
     let subject = Subject { id: node, name: name.clone(), role: order.role };
-    let issued = authority.issue(&key, &subject, now_ms)?;
-    registry.admit(&subject, &issued, &order.by, key.wishes())?;
+    let known = registry.node(&name).filter(|known| known.id == node && known.role == order.role);
+    let last = known.and_then(|known| known.certificates.last());
+    let again = last.filter(|last| last.key == key.hash() && last.not_after_ms > now_ms);
+    let leaf = match again.and(known).and_then(NodeRecord::latest) {
+        // The first answer was lost.
+        Some(leaf) => leaf,
+        None => {
+            let issued = authority.issue(&key, &subject, now_ms)?;
+            registry.admit(&subject, &issued, &order.by, key.wishes())?;
+            issued.certificate
+        }
+    };
     let granted = Granted {
-        chain: vec![issued.certificate.to_vec().into(), authority.certificate().to_vec().into()],
+        chain: super::chain(authority, &leaf),
         root: authority.root().to_vec().into(),
         node,
         name,

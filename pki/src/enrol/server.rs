@@ -177,11 +177,7 @@ fn grant(
 
 fn granted(authority: &Authority, token: &TokenRecord, certificate: &[u8]) -> Option<Granted> {
     Some(Granted {
-        chain: std::iter::once(certificate)
-            .chain(authority.certificates().iter().map(AsRef::as_ref))
-            .map(|der| der.to_vec().into())
-            .take(tram_proto::limits::CHAIN_CERTIFICATES)
-            .collect(),
+        chain: super::chain(authority, certificate),
         root: authority.root().to_vec().into(),
         node: token.node,
         name: token.name.clone(),

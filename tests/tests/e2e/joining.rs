@@ -166,7 +166,7 @@ fn a_machine_without_a_network_joins_by_two_files() {
     overlay.kill("C");
     let by_hand = [sign.as_slice(), &["--yes"]].concat();
     assert_eq!(fingerprint(&overlay.tram("C", &by_hand).ok()), root);
-    assert_eq!(fs::read(overlay.path("answer")).expect("an answer"), first);
+    assert!(fs::read(overlay.path("answer")).expect("an answer") == first, "another certificate for the same request");
     overlay.run("C");
 
     let join = ["--answer", answer.as_str()];

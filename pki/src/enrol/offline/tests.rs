@@ -115,6 +115,7 @@ fn an_answer_to_another_machine_is_refused() {
     let mut scene = Scene::new();
     let asked = scene.request();
     let answer = scene.sign(&asked).expect("signed");
+    assert_eq!(scene.sign(&asked).expect("signed again").granted.chain, answer.granted.chain);
     let elsewhere = scene.machine.path().join("elsewhere");
     let error = accept(&elsewhere, &answer, NOW_MS).expect_err("never asked").to_string();
     assert!(error.contains("has not asked to be node can-tho"), "{error}");
