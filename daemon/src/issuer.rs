@@ -418,6 +418,7 @@ fn issuer_error(error: RegistryError) -> IssuerError {
     match error {
         RegistryError::NoToken(token) => IssuerError::NoSuchToken(token),
         RegistryError::Central(_)
+        | RegistryError::OutOfScope { .. }
         | RegistryError::Lifetime
         | RegistryError::Addresses
         | RegistryError::Unknown(_)

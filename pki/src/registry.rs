@@ -78,6 +78,14 @@ pub enum RegistryError {
     /// No token makes a central node.
     #[error("{0} is or would be a central node; a token admits a province, district or commune")]
     Central(NodeName),
+    /// The name is not this CA's to certify.
+    #[error("{name} is not below {scope}, whose CA this is: make the token at the node whose CA certifies that name")]
+    OutOfScope {
+        /// The name asked for.
+        name: NodeName,
+        /// What this CA may certify.
+        scope: Scope,
+    },
     /// The lifetime is out of range.
     #[error("a token is good for at least a minute and at most 7 days")]
     Lifetime,
@@ -235,6 +243,9 @@ impl Registry {
         now_ms: u64,
     ) -> Result<Token, RegistryError> {
         let node = self.id_for(&order.name, order.role)?;
+        if !authority.scope().covers(&order.name) {
+            return Err(RegistryError::OutOfScope { name: order.name.clone(), scope: authority.scope().clone() });
+        }
         if !(60_000..=TOKEN_MAX_MS).contains(&order.lifetime_ms) {
             return Err(RegistryError::Lifetime);
         }
