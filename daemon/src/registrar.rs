@@ -136,7 +136,7 @@ impl Exchange for Registrar {
     fn report(&self) -> Report {
         let keys = self.trust.keys();
         let me = keys.identity();
-        let authority = self.trust.roots().issuer_of(keys.chain()).map_or([0; 32], |key| key.0);
+        let authority = self.trust.roots().issuer_of(keys.chain()).map_or([0; 32], |ca| ca.key.0);
         Report {
             node: me.id,
             name: me.name.clone(),

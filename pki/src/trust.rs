@@ -248,11 +248,11 @@ impl Trust {
         Ok(accepted)
     }
 
-    /// SHA-256 of the public key of the CA that issued the leaf of a chain, as of the leaf's last second.
+    /// The CA that issued the leaf of a chain, as of the leaf's last second.
     #[must_use]
-    pub fn issuer_of(&self, chain: &[CertificateDer<'_>]) -> Option<Sha256> {
+    pub fn issuer_of(&self, chain: &[CertificateDer<'_>]) -> Option<Ca> {
         let leaf = self.peer_of(chain).ok()?;
-        self.accept(chain, leaf.not_after_ms).ok().map(|accepted| accepted.issuer.key)
+        self.accept(chain, leaf.not_after_ms).ok().map(|accepted| accepted.issuer)
     }
 
     /// Whether a certificate of the chain is on its issuer's list, as far as lists are here. For what was signed before.

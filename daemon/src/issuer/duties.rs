@@ -497,17 +497,20 @@ impl Desk {
         self.take_up().map(|_| ()).map_err(|why| why.to_string())
     }
 
-    /// Lines of the audit log after the one with this number, if the parent's copy has the same one; from the beginning
-    /// otherwise, which the parent refuses with an alarm.
+    /// Lines of the audit log after the one with this number, if the parent's copy has the same one.
     #[must_use]
     pub fn journal_since(&self, number: u64, hash: &[u8; 32]) -> Vec<Bytes> {
         let mut inside = self.inside();
         let audit = inside.registry.audit();
         let same = number == 0 || matches!(audit.head_at(number), Ok(Some(head)) if head.hash.0 == *hash);
         if !same {
-            warn!(number, "the parent's copy of the audit log is another one");
+            error!(
+                number,
+                "the parent's copy of the audit log goes on differently: one of the two was changed or restored"
+            );
+            return Vec::new();
         }
-        audit.since(if same { number } else { 0 }, JOURNAL_BYTES).unwrap_or_default()
+        audit.since(number + 1, JOURNAL_BYTES).unwrap_or_default()
     }
 
     /// How exchanges of keys stand.

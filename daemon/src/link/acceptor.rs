@@ -10,7 +10,7 @@ use tram_congestion::Line;
 use tram_relay::input::Side;
 
 use crate::link::endpoint::Endpoints;
-use crate::link::fault::explain;
+use crate::link::fault::{explain, timeless};
 use crate::link::{Here, cure, session};
 
 /// A handshake may take so long.
@@ -82,7 +82,7 @@ async fn admit(here: &Here, endpoints: &Endpoints, incoming: Incoming) -> Option
     match admitted.await {
         Ok(connected) => Some(connected),
         Err(why) => {
-            if here.is_news(&remote.ip().to_string(), &why) {
+            if here.is_news(&remote.ip().to_string(), timeless(&why)) {
                 tracing::warn!(%remote, "link refused: {why}");
             }
             None

@@ -16,7 +16,7 @@ use tram_proto::pki::{Answer, Request};
 use tram_relay::input::Side;
 
 use crate::link::endpoint::{Endpoints, SERVER_NAME};
-use crate::link::fault::{Fault, explain, refuses_us};
+use crate::link::fault::{Fault, explain, refuses_us, timeless};
 use crate::link::pace::Pace;
 use crate::link::{Here, cure, session};
 
@@ -258,7 +258,7 @@ impl Dialer {
                 }
                 Err(why) => (self.with_cure(why), true),
             };
-            if is_news && self.here.is_news(self.uplink.node.as_str(), &why) {
+            if is_news && self.here.is_news(self.uplink.node.as_str(), timeless(&why)) {
                 tracing::warn!(peer = %self.uplink.node, "uplink down: {why}");
             }
             let is_up = |s: &UplinkStatus| s.node == self.uplink.node && s.state == UplinkState::Up;

@@ -9,6 +9,11 @@ use crate::engine::handle::Stopped;
 use crate::link::trust::Lapse;
 use crate::spool::SpoolError;
 
+/// A reason without what is another one each second: the time by this machine's clock.
+pub(crate) fn timeless(why: &str) -> &str {
+    why.split_once("machine's clock says").map_or(why, |(before, _)| before)
+}
+
 /// Codes of `Bye` and of the QUIC close that the daemon adds to [`CloseReason::code`].
 const PROTOCOL: u32 = CloseReason::Protocol("").code();
 const TWO_BOOTS: u32 = CloseReason::TwoBoots(NodeId([0; 16])).code();

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::{error, info, warn};
+use tram_pki::authority::Scope;
 use tram_pki::clock::DAY_MS;
 use tram_pki::hash::Sha256;
 use tram_pki::keystore::{self, NodeKeys};
@@ -113,9 +114,13 @@ impl Renewal {
         if now_ms >= renew::due_ms(me) {
             return Some(Why::Due);
         }
-        let own = self.trust.roots().issuer_of(keys.chain());
-        let closest = self.shelf.with(|bundle| bundle.closest(&me.name, now_ms).map(|ca| ca.key));
-        (closest.is_some() && own != closest).then_some(Why::OtherCa)
+        let own = self.trust.roots().issuer_of(keys.chain())?.key;
+        // A bundle that has not got this node's own CA yet has not got the others either.
+        let other = self.shelf.with(|bundle| {
+            let known = bundle.authorities().any(|known| known.ca.key == own);
+            known && bundle.closest(&me.name, now_ms).is_some_and(|ca| ca.key != own)
+        });
+        other.then_some(Why::OtherCa)
     }
 
     fn tell(&self, problem: &str, said: &mut bool) {
@@ -133,13 +138,14 @@ impl Renewal {
         *said = true;
     }
 
-    /// Who holds the CA that certifies this node's name.
+    /// Who holds the CA that certifies this node's name, as far as it is known here.
     fn holder(&self) -> String {
-        let name = self.trust.keys().identity().name.clone();
-        let now_ms = self.clock.wall_ms();
-        let scope = self.shelf.with(|bundle| bundle.closest(&name, now_ms).map(|ca| ca.scope.clone()));
-        match scope {
-            Some(tram_pki::authority::Scope::Below(apex)) => apex.to_string(),
+        let (keys, now_ms) = (self.trust.keys(), self.clock.wall_ms());
+        let name = &keys.identity().name;
+        let own = self.trust.roots().issuer_of(keys.chain()).map(|ca| ca.scope);
+        let closest = self.shelf.with(|bundle| bundle.closest(name, now_ms).map(|ca| ca.scope.clone()));
+        match own.into_iter().chain(closest).reduce(|one, other| if other.is_closer_than(&one) { other } else { one }) {
+            Some(Scope::Below(apex)) => apex.to_string(),
             _ => "central".to_owned(),
         }
     }
@@ -151,7 +157,7 @@ impl Renewal {
         let next = tokio::task::spawn_blocking(move || keystore::stage(&pki, OCCASION));
         let next = next.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
         let request = renew::request(&keys, &next).map_err(|e| e.to_string())?;
-        let own = self.trust.roots().issuer_of(keys.chain());
+        let own = self.trust.roots().issuer_of(keys.chain()).map(|ca| ca.key);
         let closest = self.shelf.with(|bundle| bundle.closest(&keys.identity().name, now_ms).map(|ca| ca.key));
         let authority = closest.or(own).ok_or("no CA is known that certifies this node's name")?;
         let answer = self.ask(authority, Request::Renew(request)).await?;
@@ -191,7 +197,7 @@ impl Renewal {
     fn show(&self) -> Result<(), String> {
         let keys = self.trust.keys();
         let now_ms = self.clock.wall_ms();
-        let Some(issuer) = self.trust.roots().issuer_of(keys.chain()) else { return Ok(()) };
+        let Some(issuer) = self.trust.roots().issuer_of(keys.chain()).map(|ca| ca.key) else { return Ok(()) };
         let before = keys.chain().get(1..).unwrap_or_default().to_vec();
         let most = CHAIN_CERTIFICATES - 1;
         let shown = self.shelf.with(|bundle| rotate::shown(bundle, &issuer, &before, most, now_ms));

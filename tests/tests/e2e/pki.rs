@@ -12,9 +12,7 @@ fn with_province() -> Overlay {
     let token = overlay.token("can-tho", "province", None, &[]);
     let (listen, join) = (overlay.listen("CT"), format!("{HERE}:{}", free_port(HERE)));
     let token = token.display().to_string();
-    let _ = overlay
-        .tramd("join", "CT", &["--token-file", &token, "--listen", &listen, "--join-listen", &join])
-        .ok();
+    let _ = overlay.tramd("join", "CT", &["--token-file", &token, "--listen", &listen, "--join-listen", &join]).ok();
     overlay.run("CT");
     overlay.await_link("CT", "central");
     overlay.await_log("C", &["a CA was certified", "can-tho"]);
@@ -43,7 +41,7 @@ fn a_province_enrols_its_districts_and_judges_their_names() {
     let file = overlay.write("a.txt", b"a");
     overlay.await_known("C", "ninh-kieu.can-tho");
     for (from, to, at) in [("NK", "vanban@central", "C"), ("C", "vanban@ninh-kieu.can-tho", "NK")] {
-        let _ = overlay.send(from, to, &file, &["--wait", "delivered", "--timeout", "1ms"]);
+        let _ = overlay.send(from, to, &file, &[]).ok();
         let _ = overlay.recv(at, "out", 1).ok();
     }
     // The name's owner is can-tho, whoever sends.
@@ -89,7 +87,9 @@ fn a_node_off_for_twenty_days_past_expiry_comes_back_and_one_off_for_forty_says_
     overlay.run_at("CT", 131 * DAY_MS);
     overlay.await_link("CT", "central");
     overlay.run_at("CR", 131 * DAY_MS);
-    std::thread::sleep(std::time::Duration::from_secs(15)); println!("{}", overlay.log("CR"));
-    overlay.await_log("CR", &["41 days ago", "on can-tho run `tram token new cai-rang.can-tho", "tramd join --token-file"]);
+    overlay.await_log(
+        "CR",
+        &["41 days ago", "on can-tho run `tram token new cai-rang.can-tho", "tramd join --token-file"],
+    );
     assert!(!overlay.has_link("CR", "can-tho"));
 }
