@@ -356,7 +356,7 @@ impl Dialer {
     /// Waits until the parent's certificate is about to end; for ever if that is so already.
     fn wait_for_its_end(&self, connection: &quinn::Connection) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         let peer = session::peer_of(&self.here, connection);
-        let until_ms = peer.and_then(|(_, certificates)| self.here.trust.holds(&certificates).ok());
+        let until_ms = peer.and_then(|(_, shown)| self.here.trust.holds(&shown).ok()).map(|standing| standing.until_ms);
         let now_ms = self.here.clock.wall_ms();
         match until_ms.and_then(|until_ms| until_ms.checked_sub(now_ms + RENEW_BEFORE_MS)) {
             Some(wait_ms) => Box::pin(tokio::time::sleep(Duration::from_millis(wait_ms))),

@@ -125,7 +125,7 @@ impl Fault {
 
 /// Whether a link ended, or did not come to be, because a certificate was revoked: by our words or the peer's.
 pub(crate) fn says_revoked(why: &str) -> bool {
-    why.to_ascii_lowercase().contains("revoked")
+    why.contains("certificate revoked") || why.contains("has been revoked")
 }
 
 /// Whether it was the peer who said so, of this node's certificate.
@@ -180,13 +180,22 @@ impl From<WriteError> for Fault {
     }
 }
 
+/// The reason in the text of a TLS error. rustls has a word of its own for the one refusal that has an alert of its own.
+fn plain(text: &str) -> &str {
+    if text.contains("peer certificate: Revoked") {
+        "the certificate has been revoked"
+    } else {
+        tram_pki::verify::plain_reason(text)
+    }
+}
+
 /// A connection's end in words: TLS refusals as the PKI put them, no Rust in them.
 pub(crate) fn explain(error: &ConnectionError) -> String {
     match error {
-        ConnectionError::TransportError(error) => tram_pki::verify::plain_reason(&error.reason).to_owned(),
+        ConnectionError::TransportError(error) => plain(&error.reason).to_owned(),
         ConnectionError::ConnectionClosed(close) => {
             let text = String::from_utf8_lossy(&close.reason);
-            let reason = tram_pki::verify::plain_reason(&text);
+            let reason = plain(&text);
             if reason.is_empty() {
                 format!("the peer refused: {}", close.error_code)
             } else {

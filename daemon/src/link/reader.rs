@@ -75,6 +75,9 @@ pub(crate) async fn control(link: Arc<Link>, stream: RecvStream) -> Result<(), F
     let mut frames = Frames::new(stream, StreamKind::Control);
     let mut signers = Signers::default();
     while let Some(frame) = frames.next().await? {
+        if !matches!(frame, Frame::Hello(_) | Frame::Bye { .. }) {
+            link.is_cleared().await;
+        }
         // A bye is no sign that the peer serves the link.
         if !matches!(frame, Frame::Bye { .. }) {
             link.heard();
@@ -124,6 +127,9 @@ pub(crate) async fn streams(link: Arc<Link>, connection: Connection) -> Result<(
 
 async fn one(link: Arc<Link>, mut stream: RecvStream) -> Result<(), Fault> {
     let kind = kind_of(&mut stream).await?;
+    if kind != StreamKind::Pki {
+        link.is_cleared().await;
+    }
     match kind {
         StreamKind::Control => Err(Fault::Protocol("a second control stream")),
         StreamKind::Pki => pki::read(&link, stream).await,

@@ -20,6 +20,7 @@ use crate::link::gate::{Gate, Known};
 use crate::link::offered::Offered;
 use crate::link::pki::Lane;
 use crate::link::transfer::Manifests;
+use crate::link::trust::{Lapse, Standing};
 use crate::link::writer::{self, Letter};
 use crate::link::{Here, OpenLink, fault, pace, pki, reader, transfer};
 
@@ -39,6 +40,8 @@ const URGENT_READERS: usize = RUN_UNITS as usize;
 const STORE: Duration = Duration::from_secs(5);
 /// A peer's certificates are looked at again after so long, whatever they say: the machine's clock may have been set.
 const LOOK_AGAIN_MS: u64 = 60_000;
+/// A link whose peer may have been revoked lasts so long, in which the list that tells may come over it.
+const UNKNOWN_MS: u64 = 60_000;
 /// Transfer streams that may wait to be taken up.
 const ARRIVING: usize = 4;
 
@@ -65,6 +68,8 @@ pub(crate) struct Link {
     carried_ms: AtomicU64,
     /// What the peer's hello said it can, once it has come.
     pub(crate) features: watch::Sender<Option<u64>>,
+    /// More than the PKI may be spoken of.
+    pub(crate) cleared: watch::Sender<bool>,
     /// What is to be said on the PKI stream, if this node has one.
     pub(crate) lane: Option<Arc<Lane>>,
     offered: Mutex<Offered>,
@@ -105,6 +110,12 @@ impl Link {
             && features.wait_for(Option::is_some).await.is_ok_and(|f| f.unwrap_or_default() & FEATURE_PKI != 0)
     }
 
+    /// Waits until the link may carry what does not concern the PKI.
+    pub(crate) async fn is_cleared(&self) {
+        // The sender lives as long as the link.
+        let _ = self.cleared.subscribe().wait_for(|cleared| *cleared).await;
+    }
+
     /// A byte of a run or an offer came.
     pub(crate) fn carried(&self) {
         self.carried_ms.fetch_max(self.here.clock.mono_ms(), Ordering::Relaxed);
@@ -134,14 +145,25 @@ pub(crate) fn peer_of(here: &Here, connection: &Connection) -> Option<(Signer, V
     Some((here.trust.peer(&identity).ok()?, *identity))
 }
 
-/// Ends the link once the peer's certificates do not hold any more: a handshake asks only once.
+/// Ends the link once the peer's certificates do not hold any more: a handshake asks only once. Clears it for what does
+/// not concern the PKI as soon as they are known to hold, once and for all: a list that goes missing later ends nothing.
 async fn certified(link: Arc<Link>, certificates: Vec<CertificateDer<'static>>) -> Result<(), Fault> {
     let mut changes = link.here.trust.changes();
+    let give_up_ms = link.here.clock.mono_ms() + UNKNOWN_MS;
     loop {
         changes.mark_unchanged();
-        let until_ms = link.here.trust.holds(&certificates).map_err(Fault::Lapsed)?;
+        let standing = link.here.trust.holds(&certificates).map_err(Fault::Lapsed)?;
         // Certificates count whole seconds, the last included.
-        let wait_ms = (until_ms + 1000).saturating_sub(link.here.clock.wall_ms()).clamp(1, LOOK_AGAIN_MS);
+        let until_ms = standing.until_ms.saturating_add(1000).saturating_sub(link.here.clock.wall_ms());
+        let mut wait_ms = until_ms.clamp(1, LOOK_AGAIN_MS);
+        match standing.unknown {
+            None => _ = link.cleared.send_replace(true),
+            Some(_) if *link.cleared.borrow() => {}
+            Some(why) => match give_up_ms.saturating_sub(link.here.clock.mono_ms()) {
+                0 => return Err(Fault::Lapsed(Lapse::Unknown(why))),
+                left_ms => wait_ms = wait_ms.min(left_ms),
+            },
+        }
         tokio::select! {
             _ = changes.changed() => {}
             () = tokio::time::sleep(Duration::from_millis(wait_ms)) => {}
@@ -218,6 +240,7 @@ pub(crate) async fn run(
         transfers,
         carried_ms: AtomicU64::new(here.clock.mono_ms()),
         features: watch::Sender::new(None),
+        cleared: watch::Sender::new(false),
         lane: here.herald.as_ref().map(|_| Lane::new(id, side)),
         offered: Mutex::default(),
         kinds_seen: AtomicU8::new(0),
@@ -243,10 +266,19 @@ async fn serve(
     left: impl Future<Output = ()>,
 ) -> Fault {
     // The trust may have been replaced since the handshake.
-    if let Err(lapse) = link.here.trust.holds(&certificates) {
-        let fault = Fault::Lapsed(lapse);
-        close(connection, &fault);
-        return fault;
+    match link.here.trust.holds(&certificates) {
+        Ok(Standing { unknown: None, .. }) => _ = link.cleared.send_replace(true),
+        Ok(Standing { unknown: Some(why), .. }) => {
+            link.warn("only the PKI is spoken of on this link until it is known whether the peer was revoked", &why);
+            if let Some(herald) = &link.here.herald {
+                herald.pull();
+            }
+        }
+        Err(lapse) => {
+            let fault = Fault::Lapsed(lapse);
+            close(connection, &fault);
+            return fault;
+        }
     }
     let (writer, outputs) = mpsc::channel(LINK_COMMANDS);
     let up = Request::LinkUp { link: link.id, peer: link.peer.clone(), side, writer };

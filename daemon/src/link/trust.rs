@@ -40,6 +40,9 @@ pub enum Lapse {
     /// They are not accepted any more for any other reason.
     #[error("certificate revoked: {0}")]
     Revoked(String),
+    /// Nobody could tell in time whether they were revoked.
+    #[error("certificate status unknown: {0}")]
+    Unknown(String),
 }
 
 impl Lapse {
@@ -49,8 +52,18 @@ impl Lapse {
         match self {
             Self::Expired(_) => "certificate expired",
             Self::Revoked(_) => "certificate revoked",
+            Self::Unknown(_) => "certificate status unknown",
         }
     }
+}
+
+/// How it stands with the certificates of a link that is up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// When that changes by itself, Unix milliseconds.
+    pub until_ms: u64,
+    /// Why nobody can tell yet whether they were revoked: the link carries only what concerns the PKI until then.
+    pub unknown: Option<String>,
 }
 
 /// What links ask of the PKI. Refusals are texts for logs.
@@ -75,12 +88,11 @@ pub trait Trust: Send + Sync + 'static {
     /// # Errors
     /// Which rule they break.
     fn peer(&self, certificates: &[CertificateDer<'_>]) -> Result<Signer, String>;
-    /// Whether the certificates of a link that is up hold under the present trust and clock, and until when (Unix
-    /// milliseconds) if nothing changes.
+    /// Whether the certificates of a link that is up hold under the present trust and clock.
     ///
     /// # Errors
     /// Why the link must end.
-    fn holds(&self, certificates: &[CertificateDer<'_>]) -> Result<u64, Lapse>;
+    fn holds(&self, certificates: &[CertificateDer<'_>]) -> Result<Standing, Lapse>;
     /// Counts the changes of keys and trust.
     fn changes(&self) -> watch::Receiver<u64>;
     /// Whether these certificates, leaf first, are those of a node of the overlay at any time.
@@ -197,14 +209,16 @@ impl Trust for NodeTrust {
         self.roots().peer_of(certificates).map(|peer| signer(&peer)).map_err(|e| e.to_string())
     }
 
-    fn holds(&self, certificates: &[CertificateDer<'_>]) -> Result<u64, Lapse> {
+    fn holds(&self, certificates: &[CertificateDer<'_>]) -> Result<Standing, Lapse> {
+        let known = |until_ms| Ok(Standing { until_ms, unknown: None });
         match self.roots().admit(certificates, self.clock.wall_ms()) {
-            Ok(accepted) => Ok(accepted.not_after_ms),
-            // It held when the link came up, and the list that is missing comes over links.
-            Err(ChainError::UnknownStatus { .. }) => Ok(NO_END_MS),
+            Ok(accepted) => known(accepted.not_after_ms),
+            Err(why @ ChainError::UnknownStatus { .. }) => {
+                Ok(Standing { until_ms: NO_END_MS, unknown: Some(why.to_string()) })
+            }
             Err(why @ ChainError::Expired { .. }) => Err(Lapse::Expired(why.to_string())),
             // It was valid once, so this machine's clock was set back: that is no fault of the neighbour's.
-            Err(ChainError::NotYetValid { not_before_ms, .. }) => Ok(not_before_ms),
+            Err(ChainError::NotYetValid { not_before_ms, .. }) => known(not_before_ms),
             Err(why) => Err(Lapse::Revoked(why.to_string())),
         }
     }

@@ -149,7 +149,12 @@ pub(crate) async fn stream(
 ) -> Result<(), Fault> {
     let mut introduced = HashSet::new();
     let mut batch = Vec::new();
-    while letters.recv_many(&mut batch, BATCH).await > 0 {
+    if kind != StreamKind::Control {
+        link.is_cleared().await;
+    }
+    // The first letter of the control stream is the hello, without which nobody speaks of the PKI.
+    let mut at_once = if kind == StreamKind::Control { 1 } else { BATCH };
+    while letters.recv_many(&mut batch, at_once).await > 0 {
         let class = if let StreamKind::Class(class) = kind { Some(class) } else { None };
         let waits = class.map(|class| Posted::new(&link, class));
         let posted: Vec<Letter> = batch.drain(..).map(|letter: Box<Letter>| *letter).collect();
@@ -174,6 +179,10 @@ pub(crate) async fn stream(
             None => send.write_all_chunks(&mut frames).await?,
         }
         drop(waits);
+        if at_once < BATCH {
+            at_once = BATCH;
+            link.is_cleared().await;
+        }
     }
     let _ = send.finish();
     let _ = send.stopped().await;

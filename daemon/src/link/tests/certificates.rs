@@ -10,8 +10,8 @@ use rustls::crypto::aws_lc_rs::{default_provider, kx_group};
 use rustls_pki_types::CertificateDer;
 use tram_pki::authority::LEAF_MS;
 use tram_pki::keystore::NodeKeys;
-use tram_pki::trust::Trust as Roots;
-use tram_proto::frame::StreamKind;
+use tram_proto::envelope::Precedence;
+use tram_proto::frame::{FEATURE_PKI, Frame, StreamKind};
 use tram_relay::input::Input;
 
 use super::fixture::*;
@@ -23,11 +23,6 @@ use crate::link::dialer::{UplinkState, Uplinks};
 use crate::link::endpoint::{Endpoints, SERVER_NAME};
 use crate::link::pace::Pace;
 use crate::link::trust::{NodeTrust, Trust};
-
-/// A trust under which every node of `overlay` counts as revoked: only another root is believed.
-fn nobody() -> Arc<Roots> {
-    Overlay::new().central.trust().clone()
-}
 
 async fn down(station: &mut Station) {
     while !matches!(station.next_input().await, Input::LinkDown { .. }) {}
@@ -42,7 +37,7 @@ async fn row_11_a_revoked_peer_loses_its_live_link_and_gets_no_new_one() {
     let uplinks = can_tho.dial("central", central.address());
     let _links = (central.link_up().await, can_tho.link_up().await);
     let began_ms = Clock::default().mono_ms();
-    central.trust.replace_trust(nobody());
+    central.trust.replace_trust(overlay.revoke("can-tho"));
     let why = status(&uplinks, |s| s.last_error.is_some()).await.last_error.expect("a reason");
     assert!(why.contains("certificate revoked (code 82)"), "{why}");
     assert!(why.contains("`tram token new can-tho --rejoin`"), "the cure: {why}");
@@ -53,7 +48,10 @@ async fn row_11_a_revoked_peer_loses_its_live_link_and_gets_no_new_one() {
     let gone = central.here.revoked();
     assert_eq!(gone.iter().map(|g| g.peer.as_str()).collect::<Vec<_>>(), ["can-tho"]);
     let refused = |s: &crate::link::dialer::UplinkStatus| {
-        s.state == UplinkState::Down && s.last_error.as_deref().is_some_and(|why| why.contains("the peer refused"))
+        s.state == UplinkState::Down
+            && s.last_error
+                .as_deref()
+                .is_some_and(|why| why.contains("the peer refused: the certificate has been revoked"))
     };
     status(&uplinks, refused).await;
     central.silent(Duration::from_millis(300)).await;
@@ -71,7 +69,7 @@ async fn row_11_a_handshake_just_before_the_change_does_not_slip_through() {
     while connection.stats().frame_rx.handshake_done == 0 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    central.trust.replace_trust(nobody());
+    central.trust.replace_trust(overlay.revoke("can-tho"));
     let (mut control, _replies) = connection.open_bi().await.expect("opens");
     control.write_all(&[StreamKind::Control.to_byte()]).await.expect("written");
     assert_eq!(closed(&connection).await, (82, "certificate revoked".to_owned()));
@@ -175,12 +173,12 @@ async fn row_11_a_revoked_peer_does_not_come_back_by_resuming_its_session() {
     client.resumption = Resumption::in_memory_sessions(8);
     let before = trust.server().expect("TLS");
     assert_eq!(dial(&client, before.clone(), &keys).await, Ok(()));
-    trust.replace_trust(nobody());
+    trust.replace_trust(overlay.revoke("can-tho"));
     let mut after = trust.server().expect("TLS");
     after.session_storage = before.session_storage.clone();
     after.ticketer = before.ticketer.clone();
     let why = dial(&client, after, &keys).await.expect_err("revoked");
-    assert!(why.contains("another overlay"), "{why}");
+    assert!(why.contains("certificate: Revoked"), "{why}");
 }
 
 /// A node's client configuration with other key exchanges.
@@ -372,4 +370,65 @@ async fn a_link_outlives_the_certificate_with_which_the_parent_let_it_be_made() 
     assert_eq!(leaf(&two.connection()), two.overlay.central.chain()[0]);
     drop(two.uplinks);
     assert_eq!(states.await.expect("done"), []);
+}
+
+/// The list of a CA is missing here, and comes over the very link that waits for it: until then nothing but the PKI is
+/// spoken of, and then everything.
+#[tokio::test]
+async fn row_14_a_link_whose_peer_may_be_revoked_carries_the_pki_alone_until_the_list_is_there() {
+    let overlay = Overlay::new();
+    let mut central =
+        Station::with_pki(&overlay.central, Some("127.0.0.1:0"), super::pki::Fake::new(&overlay.central, None));
+    let mut bundle = overlay.bundle();
+    central.trust.replace_trust(bundle.trust().expect("a root"));
+    let keys = overlay.admit("can-tho");
+    let mut raw = Raw::dial(&keys, &central).await;
+    let up = central.link_up().await;
+    // What the core hears: the hello alone.
+    let hello = super::pki::hello(&keys, FEATURE_PKI);
+    for bytes in [&hello, &PING.encode()] {
+        raw.control.write_all(bytes).await.expect("written");
+    }
+    let mut class = raw.open(StreamKind::Class(Precedence::Flash)).await;
+    let body = body(&keys, Precedence::Flash, b"x");
+    raw.offer(&mut class, &keys, &body, Some(bytes::Bytes::from_static(b"x"))).await;
+    // What the peer hears: a hello and the PKI.
+    up.send(Frame::decode(hello.slice(4..)).expect("a frame")).await;
+    up.send(PING).await;
+    assert!(matches!(frame(&mut raw.replies).await, Some(Frame::Hello(_))));
+    let mut pki = raw.accept(StreamKind::Pki).await;
+    pki.read_exact(&mut [0; 4]).await.expect("says what it has");
+    assert!(matches!(central.next_input().await, Input::Frame { frame: Frame::Hello(_), .. }));
+    central.silent(Duration::from_millis(300)).await;
+    let more = tokio::time::timeout(Duration::from_millis(100), frame(&mut raw.replies)).await;
+    assert!(more.is_err(), "{more:?}");
+    // The list comes.
+    bundle.take(&overlay.list(1), Clock::default().wall_ms()).expect("good");
+    central.trust.replace_trust(bundle.trust().expect("a root"));
+    assert_eq!(frame(&mut raw.replies).await, Some(PING));
+    let mut got = Vec::new();
+    for _ in 0..2 {
+        got.push(matches!(central.next_input().await, Input::Offer { .. }));
+    }
+    assert!(got.contains(&true) && got.contains(&false), "the offer and the ping, in whatever order: {got:?}");
+}
+
+const PING: Frame = Frame::Ping { number: 1, clock_ms: 1 };
+
+/// No list comes: the link is given up, and says why.
+#[tokio::test(start_paused = true)]
+async fn row_14_a_link_whose_peer_may_be_revoked_ends_when_no_list_comes() {
+    let overlay = Overlay::new();
+    let line = Line::new(1);
+    let central = Office::open(&overlay.central, &line, ([10, 0, 0, 1], 7443).into(), true).await;
+    central.trust.replace_trust(overlay.bundle().trust().expect("a root"));
+    let can_tho = Office::open(&overlay.admit("can-tho"), &line, ([10, 0, 0, 2], 7443).into(), false).await;
+    let uplinks = can_tho.dial("central", ([10, 0, 0, 1], 7443).into());
+    let mut states = uplinks.status();
+    let refused = |all: &Vec<crate::link::dialer::UplinkStatus>| all[0].last_error.is_some();
+    let why = tokio::time::timeout(Duration::from_secs(90), states.wait_for(refused)).await.expect("in time");
+    let why = why.expect("dialling")[0].last_error.clone().expect("a reason");
+    assert!(why.contains("certificate status unknown (code 82)"), "{why}");
+    assert!(central.here.clock.mono_ms() >= 60_000, "it had a minute");
+    assert_eq!(central.here.revoked(), [], "nobody knows that");
 }

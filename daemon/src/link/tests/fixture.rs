@@ -9,18 +9,23 @@ use quinn::{Connection, RecvStream, SendStream};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
-use tram_pki::authority::{Authority, Subject};
+use tram_pki::authority::{Authority, Root, Subject};
+use tram_pki::bundle::Bundle;
+use tram_pki::crl::Reason;
 use tram_pki::csr::LeafKey;
 use tram_pki::enrol::{Joining, answer};
+use tram_pki::hash::Sha256;
 use tram_pki::keystore::{NodeKeys, found};
 use tram_pki::registry::{Registry, TOKEN_MS, TokenOrder};
 use tram_pki::token::Token;
+use tram_pki::trust::Trust as Roots;
 use tram_proto::envelope::{Body, MessageKind, Network, Precedence};
 use tram_proto::frame::{Frame, LENGTH_BYTES, Offer, Recipient, StreamKind, Visit};
 use tram_proto::id::{Digest, Incarnation, MessageId};
 use tram_proto::join::Uplink as JoinUplink;
 use tram_proto::manifest::root_of;
 use tram_proto::name::{NodeName, Role};
+use tram_proto::pki::{Item, Object, ObjectKey};
 use tram_proto::receipt::Ordinal;
 use tram_proto::row::MessageRow;
 use tram_proto::statement::{Kind, Signed};
@@ -87,6 +92,39 @@ impl Overlay {
         let mut registry = self.registry.lock().expect("whole");
         let (granted, _) = answer(&mut registry, &self.authority, &request, &[1; 32], "test", now_ms);
         NodeKeys::install(&dir, &joining.accept(granted, now_ms).expect("accepted")).expect("installed")
+    }
+
+    /// A bundle with the CA's certificate and the root's list, and not the CA's own list.
+    pub(crate) fn bundle(&self) -> Bundle {
+        let now_ms = Clock::default().wall_ms();
+        let root = Root::open(&self.dir.path().join("central")).expect("readable").expect("here");
+        let mut bundle = Bundle::new(self.central.trust().roots().to_vec()).expect("a root");
+        let ca = self.authority.certificate();
+        let object = |key, version, content: Vec<u8>| Object { item: Item { key, version }, content: content.into() };
+        for object in [
+            object(ObjectKey::Authority(Sha256::of(ca).0), 1, ca.to_vec()),
+            object(ObjectKey::Crl(root.id().0), 1, root.crl(&[], 1, now_ms).expect("signed")),
+        ] {
+            assert_eq!(bundle.take(&object, now_ms), Ok(true));
+        }
+        bundle
+    }
+
+    /// The CA's list of what was revoked so far.
+    pub(crate) fn list(&self, number: u64) -> Object {
+        let revoked = self.registry.lock().expect("whole").revoked();
+        let list = self.authority.crl(&revoked, number, Clock::default().wall_ms()).expect("signed");
+        Object { item: Item { key: ObjectKey::Crl(self.authority.id().0), version: number }, content: list.into() }
+    }
+
+    /// A trust for which the node of this name is revoked.
+    pub(crate) fn revoke(&self, who: &str) -> Arc<Roots> {
+        let now_ms = Clock::default().wall_ms();
+        let own = self.central.identity().id;
+        self.registry.lock().expect("whole").revoke(who, Reason::Withdrawn, own, "test", now_ms).expect("known");
+        let mut bundle = self.bundle();
+        assert_eq!(bundle.take(&self.list(2), now_ms), Ok(true));
+        bundle.trust().expect("a root")
     }
 
     /// A further certificate for the same node, on a new key, as if it had been made `ago_ms` ago.

@@ -28,7 +28,7 @@ use crate::link::pki::{Exchange, Taken};
 const CA: [u8; 32] = [9; 32];
 
 /// A PKI in memory.
-struct Fake {
+pub(super) struct Fake {
     report: Mutex<Report>,
     held: Mutex<BTreeMap<ObjectKey, Object>>,
     taken: AtomicUsize,
@@ -42,7 +42,7 @@ struct Fake {
 }
 
 impl Fake {
-    fn new(keys: &NodeKeys, ca: Option<[u8; 32]>) -> Arc<Self> {
+    pub(super) fn new(keys: &NodeKeys, ca: Option<[u8; 32]>) -> Arc<Self> {
         let me = keys.identity();
         let report = Report {
             node: me.id,
@@ -379,7 +379,7 @@ struct Scene {
     up: Up,
 }
 
-fn hello(keys: &NodeKeys, features: u64) -> Bytes {
+pub(super) fn hello(keys: &NodeKeys, features: u64) -> Bytes {
     let me = keys.identity();
     let hello = Hello {
         version_min: 1,
