@@ -7,6 +7,6 @@ pub(crate) mod fixture;
 mod good;
 mod line;
 mod office;
-mod pki;
+pub(crate) mod pki;
 mod rate;
 mod weather;

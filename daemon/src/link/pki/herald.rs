@@ -269,3 +269,104 @@ impl Asker {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::tests::fixture::Overlay;
+    use crate::link::tests::pki::Fake;
+
+    const CA: [u8; 32] = [1; 32];
+
+    fn herald() -> (Arc<Herald>, Report) {
+        let keys = Overlay::new().central;
+        let me = keys.identity();
+        let fake = Fake::new(&keys, None);
+        let report = fake.report.lock().expect("whole").clone();
+        (Herald::new((me.id, me.name.clone()), Clock::default(), fake), report)
+    }
+
+    fn lane(link: u64, side: Side) -> Arc<Lane> {
+        Lane::new(LinkId(link), side)
+    }
+
+    impl Lane {
+        fn posted(&self) -> Vec<PkiFrame> {
+            self.said().letters.drain(..).collect()
+        }
+    }
+
+    #[test]
+    fn a_question_goes_over_the_first_uplink_and_only_its_answer_comes_back() {
+        let (herald, _) = herald();
+        let (child, first, second) = (lane(1, Side::Down), lane(2, Side::Up(0)), lane(3, Side::Up(1)));
+        let ask = |hops, number| herald.pass_on(CA, Bytes::new(), hops, Asker::Link(child.clone(), number));
+        assert_eq!(ask(1, 7), Err(Refusal::NoAuthority), "no uplink");
+        let _second = herald.enter(second.clone());
+        let newest = lane(4, Side::Up(0));
+        let _links = (herald.enter(first.clone()), herald.enter(newest.clone()), herald.enter(child.clone()));
+        assert_eq!(ask(HOPS as u32, 7), Err(Refusal::NoAuthority), "round and round");
+        assert_eq!(ask(HOPS as u32 - 1, 7), Ok(()));
+        let posted = newest.posted();
+        let [PkiFrame::Ask { number, hops, .. }] = posted[..] else { panic!("{posted:?}") };
+        assert_eq!((hops, first.posted(), second.posted()), (HOPS as u32, vec![], vec![]));
+        let answer = Bytes::from_static(b"answer");
+        herald.replied(LinkId(3), number, answer.clone());
+        herald.replied(LinkId(4), number + 1, answer.clone());
+        assert_eq!(child.posted(), [], "neither from there nor to that");
+        herald.replied(LinkId(4), number, answer.clone());
+        herald.replied(LinkId(4), number, answer.clone());
+        assert_eq!(child.posted(), [PkiFrame::Reply { number: 7, answer }], "once");
+    }
+
+    #[test]
+    fn one_neighbour_does_not_take_up_all_questions() {
+        let (herald, _) = herald();
+        let up = lane(1, Side::Up(0));
+        let _up = herald.enter(up.clone());
+        let mut asked = Vec::new();
+        for link in 2..8 {
+            let child = lane(link, Side::Down);
+            let ask = || {
+                let done = herald.pass_on(CA, Bytes::new(), 1, Asker::Link(child.clone(), 1));
+                up.posted();
+                done
+            };
+            asked.push((0..300).filter(|_| ask().is_ok()).count());
+        }
+        assert_eq!(asked, [ASKS_OF_ONE, ASKS_OF_ONE, ASKS_OF_ONE, ASKS_OF_ONE, 0, 0], "{ASKS} in all");
+    }
+
+    #[test]
+    fn of_each_node_the_newest_report_is_kept_and_no_time_to_come() {
+        let (herald, own) = herald();
+        let of = |node: u8, at_ms, roots| Report { node: NodeId([node; 16]), at_ms, roots, ..own.clone() };
+        let known = |node: u8| herald.inner().reports.get(&NodeId([node; 16])).map(|(_, report)| report.roots);
+        herald.note(vec![of(1, 10, 2), of(1, 9, 1), of(2, u64::MAX, 1)]);
+        assert_eq!((known(1), known(2)), (Some(2), Some(1)));
+        let later_ms = Clock::default().wall_ms() + 1_000;
+        herald.note(vec![of(2, later_ms, 5)]);
+        assert_eq!(known(2), Some(5), "a time to come does not keep out what is said later");
+        // What others say of this node is not kept.
+        herald.note(vec![Report { roots: 99, ..own.clone() }]);
+        assert!(herald.reports().iter().all(|report| report.roots < 99));
+        let (all, stamp) = herald.reports_after(0, 100).expect("some");
+        assert_eq!(all.len(), 3);
+        herald.note(vec![of(1, 10, 2)]);
+        assert_eq!(herald.reports_after(stamp, 100), None, "nothing new");
+    }
+
+    #[test]
+    fn reports_are_bounded_and_the_stalest_goes() {
+        let (herald, own) = herald();
+        let of = |n: usize| {
+            let mut node = [0; 16];
+            node[..8].copy_from_slice(&(n as u64).to_le_bytes());
+            Report { node: NodeId(node), ..own.clone() }
+        };
+        herald.note((1..=NODES + 10).map(of).collect());
+        let inner = herald.inner();
+        assert_eq!((inner.reports.len(), inner.order.len()), (NODES, NODES));
+        assert!(!inner.reports.contains_key(&of(10).node) && inner.reports.contains_key(&of(11).node));
+    }
+}

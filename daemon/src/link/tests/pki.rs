@@ -28,8 +28,8 @@ use crate::link::pki::{Exchange, Taken};
 const CA: [u8; 32] = [9; 32];
 
 /// A PKI in memory.
-pub(super) struct Fake {
-    report: Mutex<Report>,
+pub(crate) struct Fake {
+    pub(crate) report: Mutex<Report>,
     held: Mutex<BTreeMap<ObjectKey, Object>>,
     taken: AtomicUsize,
     refused: AtomicUsize,
@@ -42,7 +42,7 @@ pub(super) struct Fake {
 }
 
 impl Fake {
-    pub(super) fn new(keys: &NodeKeys, ca: Option<[u8; 32]>) -> Arc<Self> {
+    pub(crate) fn new(keys: &NodeKeys, ca: Option<[u8; 32]>) -> Arc<Self> {
         let me = keys.identity();
         let report = Report {
             node: me.id,
