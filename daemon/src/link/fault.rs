@@ -90,6 +90,8 @@ impl Fault {
         let text = match self {
             // What went wrong on this disk is nobody else's business.
             Self::Spool(_) => "the spool failed".to_owned(),
+            // With the time and the clock, by which the peer can see which of the two is wrong.
+            Self::Lapsed(lapse @ Lapse::Expired(_)) => lapse.to_string(),
             Self::Lapsed(lapse) => lapse.reason().to_owned(),
             other => other.to_string(),
         };

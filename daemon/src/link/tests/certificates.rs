@@ -95,7 +95,8 @@ async fn row_18_a_link_ends_with_the_peers_certificate() {
     let mut central = Station::new(&overlay.central, Some("127.0.0.1:0"));
     let raw = Raw::dial(&keys, &central).await;
     let _up = central.link_up().await;
-    assert_eq!(closed(&raw.connection).await, (82, "certificate expired".to_owned()));
+    let (code, why) = closed(&raw.connection).await;
+    assert!(code == 82 && why.starts_with("certificate expired: ") && why.contains("clock says"), "{why}");
     let late_ms = Clock::default().wall_ms().saturating_sub(end_ms);
     // A certificate's last second belongs to it.
     assert!((1_000..4_000).contains(&late_ms), "{late_ms} ms after its end");
@@ -431,4 +432,17 @@ async fn row_14_a_link_whose_peer_may_be_revoked_ends_when_no_list_comes() {
     assert!(why.contains("certificate status unknown (code 82)"), "{why}");
     assert!(central.here.clock.mono_ms() >= 60_000, "it had a minute");
     assert_eq!(central.here.revoked(), [], "nobody knows that");
+}
+
+/// The handshake lets it pass, for a question to its CA; a link it does not get, and it is told both clocks.
+#[tokio::test]
+async fn row_18_a_node_whose_certificate_has_expired_gets_no_link() {
+    let overlay = Overlay::new();
+    let mut central = Station::new(&overlay.central, Some("127.0.0.1:0"));
+    let can_tho = Station::new(&overlay.renew(&overlay.admit("can-tho"), LEAF_MS + 3_600_000), None);
+    let uplinks = can_tho.dial("central", central.address());
+    let why = status(&uplinks, |s| s.last_error.is_some()).await.last_error.expect("a reason");
+    assert!(why.contains("certificate expired: ") && why.contains("(this node's clock says"), "{why}");
+    // The core never heard of it.
+    assert!(matches!(central.next_input().await, Input::LinkDown { .. }));
 }
