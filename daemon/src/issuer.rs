@@ -465,7 +465,7 @@ mod tests {
             let reachable = Reachable { join: address("10.0.0.1:7444"), overlay: address("10.0.0.1:7443") };
             let keys = NodeKeys::load(&self.pki()).expect("loads");
             let who = (keys.identity().id, keys.identity().name.clone());
-            let trust = Arc::new(NodeTrust::new(keys, Clock::default()));
+            let trust = Arc::new(NodeTrust::new(keys, Pins::default(), Clock::default()));
             let shelf = Shelf::open(&self.pki(), trust, Clock::default()).expect("opens");
             Desk::open(&self.pki(), credentials, shelf, who, Ok(reachable), Clock::default()).expect("opens")
         }

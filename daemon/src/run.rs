@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 use tram_pki::journal::Copies;
 use tram_pki::keystore::{self, NodeKeys};
+use tram_pki::pins::Pins;
 use tram_pki::statement::Signer as Pen;
 use tram_proto::frame::FEATURE_PKI;
 use tram_proto::id::{Incarnation, NodeId};
@@ -157,7 +158,8 @@ pub async fn run(
     let (engine, requests, events) = EngineHandle::new();
     let (failed, mut failure) = watch::channel(None::<String>);
 
-    let trust = Arc::new(NodeTrust::new(keys.clone(), clock));
+    let pins = Pins::open(&paths.pki).map_err(|e| Failure::new(exit::CONFIG, e))?;
+    let trust = Arc::new(NodeTrust::new(keys.clone(), pins, clock));
     let pen = PenOf::new(trust.clone(), spool.clone()).map_err(|e| Failure::new(exit::IO, e))?;
     let committer = start_committer(&spool, pen, &engine, failed)?;
     let config_error = |e: &dyn std::fmt::Display| Failure::new(exit::CONFIG, e);
@@ -456,8 +458,10 @@ mod tests {
     fn a_new_keys_chain_is_stored_before_it_signs() {
         let overlay = Overlay::new();
         let (old, new) = (overlay.central.clone(), overlay.renew(&overlay.central, 0));
-        let (trust, spool) =
-            (Arc::new(NodeTrust::new(old.clone(), Clock::default())), Arc::new(MemorySpool::default()));
+        let (trust, spool) = (
+            Arc::new(NodeTrust::new(old.clone(), Pins::default(), Clock::default())),
+            Arc::new(MemorySpool::default()),
+        );
         let pen = PenOf::new(trust.clone(), spool.clone()).expect("stored");
         let signs_with = || {
             let signer = pen.sign(&[(Kind::Record, b"x")]).expect("signed")[0].signer;

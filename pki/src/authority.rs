@@ -45,6 +45,9 @@ pub const CRL_MS: u64 = 7 * DAY_MS;
 /// How long a root's is, in milliseconds: the key may be in a safe, and is fetched once a year.
 pub const ROOT_CRL_MS: u64 = 400 * DAY_MS;
 
+/// The last list of a CA outlives its certificate by this, in milliseconds: expired CAs are kept for thirty days.
+const LAST_CRL_MS: u64 = 60 * DAY_MS;
+
 /// OID of the subject's serialNumber attribute, which carries the node id.
 const SERIAL_NUMBER: [u64; 4] = [2, 5, 4, 5];
 
@@ -403,6 +406,15 @@ impl Authority {
     /// [`AuthorityError::Make`].
     pub fn crl(&self, revoked: &[Revoked], number: u64, now_ms: u64) -> Result<Vec<u8>, AuthorityError> {
         crl::make(&self.issuer, revoked, number, now_ms, CRL_MS).map_err(failed("revocation list"))
+    }
+
+    /// Makes the last revocation list of a CA whose key is to be forgotten: fresh as long as its certificate.
+    ///
+    /// # Errors
+    /// [`AuthorityError::Make`].
+    pub fn last_crl(&self, revoked: &[Revoked], number: u64, now_ms: u64) -> Result<Vec<u8>, AuthorityError> {
+        let fresh_ms = self.not_after_ms().saturating_sub(now_ms) + LAST_CRL_MS;
+        crl::make(&self.issuer, revoked, number, now_ms, fresh_ms).map_err(failed("revocation list"))
     }
 
     /// Signs a notice, which must name this CA.

@@ -472,6 +472,10 @@ impl Bundle {
     pub fn trust(&self) -> Result<Arc<Trust>, TrustError> {
         let mut trust = Trust::new(self.roots.clone())?;
         trust.learn(self.authorities.values().cloned().collect(), self.crls.values());
+        let of_overlay =
+            |id: &[u8; 32]| self.authorities.values().any(|k| k.ca.key.0 == *id && k.ca.scope == Scope::Overlay);
+        let by_central = self.notices.iter().filter(|(id, _)| of_overlay(id)).map(|(_, (notice, _))| notice);
+        trust.learn_transfers(by_central.flat_map(|notice| &notice.transfers));
         Ok(Arc::new(trust))
     }
 }

@@ -215,6 +215,15 @@ impl Tree {
         Province { temporary, authority, registry, keys }
     }
 
+    /// What central's registry has to announce, signed.
+    pub(crate) fn announce(&mut self, now_ms: u64) {
+        let id = self.central.authority().id();
+        let notice = self.registry.notice().to_notice(id, now_ms);
+        let item = Item { key: ObjectKey::Notice(id.0), version: notice.version };
+        let content = self.central.authority().sign(&notice).expect("signed").encode();
+        self.bundle.take(&Object { item, content }, now_ms).expect("taken");
+    }
+
     pub(crate) fn trust(&self) -> Arc<Trust> {
         self.bundle.trust().expect("roots")
     }

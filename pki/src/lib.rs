@@ -9,6 +9,7 @@
 //! | [`token`], [`enrol`] | how a new node joins |
 //! | [`renew`] | how a node gets its next certificate, and a province its CA |
 //! | [`rotate`] | how a root is exchanged |
+//! | [`pins`] | which CA may speak for a node id |
 //! | [`policy`], [`trust`] | who a certificate speaks for; whether its chain holds |
 //! | [`verify`] | TLS configurations for links and for joining |
 //! | [`statement`] | signs and verifies statements |
@@ -32,6 +33,7 @@ pub mod hash;
 pub mod journal;
 pub mod keystore;
 pub mod lock;
+pub mod pins;
 pub mod policy;
 pub mod registry;
 pub mod renew;

@@ -388,15 +388,31 @@ pub fn ca_old(dir: &Path) -> Result<Vec<Authority>, AuthorityError> {
     names.iter().map(|name| Authority::open_as(dir, name, &pem(name))).collect()
 }
 
-/// Forgets the old CA keys, when nothing that they certified is in use any more.
+/// Forgets the old CA keys, when nothing that they certified is in use any more. Each makes a last revocation list, which
+/// stays fresh as long as its certificate: the objects are in `bundle` and saved when this returns.
 ///
 /// # Errors
 /// [`RotateError::Stragglers`] while something is.
-pub fn ca_finish(dir: &Path, stragglers: Vec<String>) -> Result<usize, RotateError> {
+pub fn ca_finish(
+    dir: &Path,
+    bundle: &mut Bundle,
+    registry: &mut Registry,
+    stragglers: Vec<String>,
+    now_ms: u64,
+) -> Result<usize, RotateError> {
     if !stragglers.is_empty() {
         return Err(RotateError::Stragglers(stragglers));
     }
     let old = ca_old(dir)?;
+    let mut changed = bundle.clone();
+    for one in &old {
+        let id = one.id();
+        let number = registry.next_crl(false, changed.crl(&id).map_or(0, |crl| crl.number), now_ms)?;
+        let content = one.last_crl(&registry.revoked(), number, now_ms)?.into();
+        changed.take(&Object { item: Item { key: ObjectKey::Crl(id.0), version: number }, content }, now_ms)?;
+    }
+    changed.save(dir)?;
+    *bundle = changed;
     for one in &old {
         let id = one.id().to_string();
         let name = format!("{CA_OLD}{}", id.get(..8).unwrap_or_default());
@@ -503,8 +519,13 @@ mod tests {
         assert_eq!(tree.take(&list), Ok(true));
         let name = "can-tho".parse().expect("name");
         assert_eq!(tree.bundle.closest(&name, NOW_MS).map(|ca| ca.key), Some(new.id()));
-        assert!(matches!(ca_finish(&dir, vec!["can-tho".to_owned()]), Err(RotateError::Stragglers(_))));
-        assert_eq!(ca_finish(&dir, Vec::new()).expect("finished"), 1);
+        let (bundle, registry) = (&mut tree.bundle, &mut tree.registry);
+        let behind = vec!["can-tho".to_owned()];
+        let refused = ca_finish(&dir, bundle, registry, behind, NOW_MS);
+        assert!(matches!(refused, Err(RotateError::Stragglers(_))));
+        assert_eq!(ca_finish(&dir, bundle, registry, Vec::new(), NOW_MS).expect("finished"), 1);
+        let last = bundle.crl(&old.id()).expect("a last list");
+        assert!(last.next_update_ms >= old.not_after_ms() && last.number > 50);
         assert!(ca_old(&dir).expect("opens").is_empty());
     }
 

@@ -17,7 +17,7 @@ use webpki::aws_lc_rs::ECDSA_P256_SHA256;
 
 use crate::clock::Utc;
 use crate::hash::cert_hash;
-use crate::policy::Peer;
+use crate::policy::{Ca, Peer};
 use crate::trust::{ChainError, Trust};
 
 /// Why signing failed. Ours, not a peer's.
@@ -123,6 +123,7 @@ impl Signer {
 #[derive(Debug, Clone)]
 pub struct Author {
     peer: Peer,
+    issuer: Ca,
     leaf: CertificateDer<'static>,
     not_before_ms: u64,
     not_after_ms: u64,
@@ -133,6 +134,12 @@ impl Author {
     #[must_use]
     pub const fn peer(&self) -> &Peer {
         &self.peer
+    }
+
+    /// The CA that certified it.
+    #[must_use]
+    pub const fn issuer(&self) -> &Ca {
+        &self.issuer
     }
 
     /// Which certificate it signs with.
@@ -174,6 +181,7 @@ impl Trust {
         let leaf = chain.first().ok_or(crate::policy::PolicyError::Missing)?.clone().into_owned();
         Ok(Author {
             peer: accepted.peer,
+            issuer: accepted.issuer,
             leaf,
             not_before_ms: accepted.not_before_ms,
             not_after_ms: accepted.not_after_ms,

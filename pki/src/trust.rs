@@ -6,11 +6,13 @@
 //! `Arc` and never changed in place: new roots and revocation lists are a new `Trust` and new TLS configurations
 //! (`research/pki.md` §3c). Never reads the clock.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, TrustAnchor, UnixTime};
+use tram_proto::id::NodeId;
 use tram_proto::limits;
 use tram_proto::name::{NodeName, Zone};
+use tram_proto::pki::Transfer;
 use webpki::aws_lc_rs::{ECDSA_P256_SHA256, ECDSA_P384_SHA384};
 use webpki::{
     CertRevocationList, ExpirationPolicy, RevocationCheckDepth, RevocationOptions, RevocationOptionsBuilder,
@@ -118,6 +120,8 @@ pub struct Trust {
     crls: Vec<CertRevocationList<'static>>,
     /// Whose lists those are.
     listed: BTreeSet<Sha256>,
+    /// Which CA central has transferred a node id to.
+    transfers: BTreeMap<NodeId, Scope>,
 }
 
 struct Authority {
@@ -165,8 +169,17 @@ impl Trust {
                 .map_err(|_| TrustError::Root("it cannot serve as a trust anchor"))?;
             anchors.push(anchor.to_owned());
         }
-        let (authorities, crls, listed) = (Vec::new(), Vec::new(), BTreeSet::new());
-        Ok(Self { zone: zone.ok_or(TrustError::Empty)?, roots, anchors, not_after_ms, authorities, crls, listed })
+        let (authorities, crls, listed, transfers) = (Vec::new(), Vec::new(), BTreeSet::new(), BTreeMap::new());
+        Ok(Self {
+            zone: zone.ok_or(TrustError::Empty)?,
+            roots,
+            anchors,
+            not_after_ms,
+            authorities,
+            crls,
+            listed,
+            transfers,
+        })
     }
 
     /// Adds what the bundle holds.
@@ -182,6 +195,18 @@ impl Trust {
             let is_revoked = self.finds(&known.serial, issuer_of(&known.der).as_deref());
             self.authorities.push(Authority { known, is_revoked });
         }
+    }
+
+    /// Adds what central's CA has transferred.
+    pub(crate) fn learn_transfers<'a>(&mut self, transfers: impl Iterator<Item = &'a Transfer>) {
+        let scope = |to: &Option<NodeName>| to.clone().map_or(Scope::Overlay, Scope::Below);
+        self.transfers.extend(transfers.map(|one| (one.node, scope(&one.to))));
+    }
+
+    /// Whether central has transferred a node id to this CA.
+    #[must_use]
+    pub fn is_transferred(&self, node: NodeId, to: &Scope) -> bool {
+        self.transfers.get(&node) == Some(to)
     }
 
     /// Whether the list of the issuer with this name (DER) has this serial number.

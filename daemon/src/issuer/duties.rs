@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use tracing::{error, info, warn};
 use tram_pki::authority::{Authority, AuthorityError, Root, Scope};
-use tram_pki::bundle::Known;
+use tram_pki::bundle::{Known, ObjectError};
 use tram_pki::clock::{BACKDATE_MS, DAY_MS};
 use tram_pki::crl::Reason;
 use tram_pki::hash::Sha256;
@@ -92,7 +92,11 @@ impl Desk {
         });
         let Key::Open(authority) = &inside.key else { return self.shelf.save().map_err(|why| why.to_string()) };
         for certificate in authority.certificates() {
-            self.put(&authority_object(certificate))?;
+            match self.shelf.put(&authority_object(certificate)) {
+                // It is replaced by its successor when that is taken up.
+                Ok(_) | Err(ObjectError::Expired) => {}
+                Err(why) => return Err(why.to_string()),
+            }
         }
         let registry = &mut inside.registry;
         for one in std::iter::once(authority.as_ref()).chain(&old) {
@@ -230,9 +234,8 @@ impl Desk {
             warn!(%why, "the root's key cannot be used");
             None
         });
-        let trust = match self.shelf.with(tram_pki::bundle::Bundle::trust) {
-            Ok(trust) => trust,
-            Err(_) => return Answer::Refused(Refusal::Unavailable),
+        let Ok(trust) = self.shelf.with(tram_pki::bundle::Bundle::trust) else {
+            return Answer::Refused(Refusal::Unavailable);
         };
         match renew::certify(&mut inside.registry, root.as_ref(), &trust, request, now_ms) {
             Ok((certificate, scope)) => {
@@ -576,7 +579,13 @@ impl Desk {
     /// [`IssuerError`] while nodes use their certificates.
     pub fn finish_ca(&self, stragglers: Vec<String>, by: &str) -> Result<usize, IssuerError> {
         let mut inside = self.inside();
-        let count = rotate::ca_finish(&self.pki, stragglers).map_err(rotate_error)?;
+        let (registry, now_ms) = (&mut inside.registry, self.clock.wall_ms());
+        let done = self.shelf.change(|bundle| {
+            let done = rotate::ca_finish(&self.pki, bundle, registry, stragglers, now_ms);
+            let changed = done.is_ok();
+            (done, changed)
+        });
+        let count = done.map_err(rotate_error)?;
         self.note(&mut inside, "ca_rotation_finished", by)?;
         Ok(count)
     }

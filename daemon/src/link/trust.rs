@@ -10,12 +10,14 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use bytes::Bytes;
 use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
+use tram_pki::authority::Scope;
 use tram_pki::keystore::NodeKeys;
+use tram_pki::pins::{Foreign, Pins};
 use tram_pki::policy::Peer;
 use tram_pki::statement::Author;
 use tram_pki::trust::{ChainError, Trust as Roots};
 use tram_pki::verify;
-use tram_proto::id::CertHash;
+use tram_proto::id::{CertHash, NodeId};
 use tram_proto::name::NodeName;
 use tram_proto::statement::{Kind, Signed};
 use tram_relay::input::Signer;
@@ -40,6 +42,9 @@ pub enum Lapse {
     /// They are not accepted any more for any other reason.
     #[error("certificate revoked: {0}")]
     Revoked(String),
+    /// Another CA registered the node.
+    #[error("certificate of a foreign CA: {0}")]
+    Foreign(String),
     /// Nobody could tell in time whether they were revoked.
     #[error("certificate status unknown: {0}")]
     Unknown(String),
@@ -52,6 +57,7 @@ impl Lapse {
         match self {
             Self::Expired(_) => "certificate expired",
             Self::Revoked(_) => "certificate revoked",
+            Self::Foreign(_) => "certificate of a foreign CA",
             Self::Unknown(_) => "certificate status unknown",
         }
     }
@@ -112,6 +118,7 @@ pub struct NodeTrust {
     clock: Clock,
     keys: RwLock<Arc<NodeKeys>>,
     judge: RwLock<Arc<Judge>>,
+    pins: Mutex<Pins>,
     changes: watch::Sender<u64>,
 }
 
@@ -125,11 +132,15 @@ struct Judge {
 }
 
 impl NodeTrust {
-    /// From a node's keys and the roots beside them.
+    /// From a node's keys and the roots beside them, and what it remembers of other nodes.
     #[must_use]
-    pub fn new(keys: NodeKeys, clock: Clock) -> Self {
+    pub fn new(keys: NodeKeys, pins: Pins, clock: Clock) -> Self {
         let judge = RwLock::new(Judge::new(keys.trust().clone()));
-        Self { clock, keys: RwLock::new(Arc::new(keys)), judge, changes: watch::Sender::new(0) }
+        Self { clock, keys: RwLock::new(Arc::new(keys)), judge, pins: Mutex::new(pins), changes: watch::Sender::new(0) }
+    }
+
+    fn pinned(&self, node: NodeId, by: &Scope, roots: &Roots) -> Result<(), Foreign> {
+        self.pins.lock().unwrap_or_else(PoisonError::into_inner).check(node, by, roots)
     }
 
     /// The keys in force.
@@ -211,8 +222,12 @@ impl Trust for NodeTrust {
 
     fn holds(&self, certificates: &[CertificateDer<'_>]) -> Result<Standing, Lapse> {
         let known = |until_ms| Ok(Standing { until_ms, unknown: None });
-        match self.roots().admit(certificates, self.clock.wall_ms()) {
-            Ok(accepted) => known(accepted.not_after_ms),
+        let roots = self.roots();
+        match roots.admit(certificates, self.clock.wall_ms()) {
+            Ok(accepted) => match self.pinned(accepted.peer.id, &accepted.issuer.scope, &roots) {
+                Ok(()) => known(accepted.not_after_ms),
+                Err(why) => Err(Lapse::Foreign(why.to_string())),
+            },
             Err(why @ ChainError::UnknownStatus { .. }) => {
                 Ok(Standing { until_ms: NO_END_MS, unknown: Some(why.to_string()) })
             }
@@ -239,6 +254,7 @@ impl Trust for NodeTrust {
         let named = signed.signature.signer;
         let judge = self.judge();
         let author = judge.author(named, chain, at_ms)?;
+        self.pinned(author.peer().id, &author.issuer().scope, &judge.roots).map_err(|why| why.to_string())?;
         let message = signed.signature.to_verify(kind, &signed.statement);
         let message = message.ok_or("the signature does not match the statement")?;
         let mut hasher = blake3::Hasher::new();
@@ -275,7 +291,7 @@ mod tests {
             .zip(statements)
             .map(|(signature, statement)| Signed { statement, signature })
             .collect();
-        let trust = NodeTrust::new(keys, Clock::default());
+        let trust = NodeTrust::new(keys, Pins::default(), Clock::default());
         let now_ms = Clock::default().wall_ms();
         let check =
             |signed: &Signed, kind, at_ms| trust.statement(kind, signed, &chain, at_ms).map(|s| s.name.to_string());

@@ -108,7 +108,11 @@ fn a_client_without_a_certificate_is_refused() {
         .with_protocol_versions(&[&version::TLS13])
         .expect("TLS 1.3")
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(LinkVerifier { trust: overlay.trust().clone(), expected: None }))
+        .with_custom_certificate_verifier(Arc::new(LinkVerifier {
+            trust: overlay.trust().clone(),
+            expected: None,
+            grace: false,
+        }))
         .with_no_client_auth();
     let anyone = finish_client(anyone, LINK_ALPN);
     let server = || link_server(&overlay.keys(), overlay.trust(), clock(NOW_MS)).expect("set up");
@@ -125,7 +129,11 @@ fn classic_key_exchange_is_refused() {
         .with_protocol_versions(&[&version::TLS13])
         .expect("TLS 1.3")
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(LinkVerifier { trust: overlay.trust().clone(), expected: None }))
+        .with_custom_certificate_verifier(Arc::new(LinkVerifier {
+            trust: overlay.trust().clone(),
+            expected: None,
+            grace: false,
+        }))
         .with_no_client_auth();
     let server = link_server(&overlay.keys(), overlay.trust(), clock(NOW_MS)).expect("set up");
     check(shake(client, server), "NoKxGroupsInCommon");

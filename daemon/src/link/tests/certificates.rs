@@ -167,9 +167,9 @@ async fn dial(tls: &rustls::ClientConfig, server: rustls::ServerConfig, keys: &N
 #[tokio::test]
 async fn row_11_a_revoked_peer_does_not_come_back_by_resuming_its_session() {
     let overlay = Overlay::new();
-    let trust = NodeTrust::new(overlay.central.clone(), Clock::default());
+    let trust = NodeTrust::new(overlay.central.clone(), Pins::default(), Clock::default());
     let keys = overlay.admit("can-tho");
-    let hostile = NodeTrust::new(keys.clone(), Clock::default());
+    let hostile = NodeTrust::new(keys.clone(), Pins::default(), Clock::default());
     let mut client = hostile.client(&name("central")).expect("TLS");
     client.resumption = Resumption::in_memory_sessions(8);
     let before = trust.server().expect("TLS");
@@ -184,7 +184,7 @@ async fn row_11_a_revoked_peer_does_not_come_back_by_resuming_its_session() {
 
 /// A node's client configuration with other key exchanges.
 fn offering(keys: &NodeKeys, kx_groups: Vec<&'static dyn rustls::crypto::SupportedKxGroup>) -> rustls::ClientConfig {
-    let node = NodeTrust::new(keys.clone(), Clock::default()).client(&name("central")).expect("TLS");
+    let node = NodeTrust::new(keys.clone(), Pins::default(), Clock::default()).client(&name("central")).expect("TLS");
     let provider = CryptoProvider { kx_groups, ..default_provider() };
     let mut config = rustls::ClientConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -200,7 +200,7 @@ fn offering(keys: &NodeKeys, kx_groups: Vec<&'static dyn rustls::crypto::Support
 async fn row_30_a_peer_without_post_quantum_key_exchange_is_refused() {
     let overlay = Overlay::new();
     let keys = overlay.admit("can-tho");
-    let server = || NodeTrust::new(overlay.central.clone(), Clock::default()).server().expect("TLS");
+    let server = || NodeTrust::new(overlay.central.clone(), Pins::default(), Clock::default()).server().expect("TLS");
     let hybrid = offering(&keys, vec![kx_group::X25519, kx_group::X25519MLKEM768]);
     assert_eq!(dial(&hybrid, server(), &keys).await, Ok(()));
     let why = dial(&offering(&keys, vec![kx_group::X25519]), server(), &keys).await.expect_err("too weak");
@@ -210,7 +210,7 @@ async fn row_30_a_peer_without_post_quantum_key_exchange_is_refused() {
 /// The rest of TLS below 1.3 is not even compiled in.
 #[test]
 fn row_30_tls_1_2_is_neither_offered_nor_taken() {
-    let trust = NodeTrust::new(Overlay::new().central.clone(), Clock::default());
+    let trust = NodeTrust::new(Overlay::new().central.clone(), Pins::default(), Clock::default());
     let server = trust.server().expect("TLS");
     let client = trust.client(&name("central")).expect("TLS");
     for provider in [server.crypto_provider(), client.crypto_provider()] {

@@ -205,7 +205,7 @@ impl Station {
         let chain: Vec<Bytes> = keys.chain().iter().map(|c| Bytes::copy_from_slice(c)).collect();
         spool.put_chain(&chain).expect("stored");
         let (engine, requests, _) = EngineHandle::new();
-        let trust = Arc::new(NodeTrust::new(keys.clone(), clock));
+        let trust = Arc::new(NodeTrust::new(keys.clone(), Pins::default(), clock));
         let identity = (keys.identity().id, keys.identity().name.clone());
         let here = Here::new(identity, clock, engine, spool.clone(), trust.clone(), herald);
         let endpoints = Arc::new(endpoints);
@@ -389,7 +389,7 @@ impl Raw {
 
     /// A connection on which nothing was said yet.
     pub(crate) async fn connect(endpoints: &Endpoints, keys: &NodeKeys, to: &Station) -> Connection {
-        let trust = NodeTrust::new(keys.clone(), Clock::default());
+        let trust = NodeTrust::new(keys.clone(), Pins::default(), Clock::default());
         let tls = trust.client(&to.keys.identity().name).expect("TLS");
         let config = Endpoints::client(tls, Pace::default(), &Pace::default().line()).expect("QUIC");
         let endpoint = endpoints.towards(to.address()).expect("opens");

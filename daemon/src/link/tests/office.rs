@@ -92,7 +92,7 @@ impl Office {
         tasks.spawn(commit(commits, spool.clone(), Pen(keys.clone()), engine.clone()));
         let room = Input::SpoolRoom { free_bytes: 1 << 40, total_bytes: 1 << 40 };
         engine.input(room).await.expect("runs");
-        let trust = Arc::new(NodeTrust::new(keys.clone(), clock));
+        let trust = Arc::new(NodeTrust::new(keys.clone(), Pins::default(), clock));
         let here = Here::new((me.id, me.name), clock, engine.clone(), spool.clone(), trust.clone(), herald);
         let endpoints = Arc::new(Endpoints::over(line.socket(address), quic_keys(keys)));
         tasks.spawn(acceptor::run(here.clone(), endpoints.clone()));
