@@ -441,6 +441,7 @@ mod tests {
 
     use super::*;
     use crate::link::trust::NodeTrust;
+    use tram_pki::pins::Pins;
 
     const WORD: &str = "correct horse battery";
 

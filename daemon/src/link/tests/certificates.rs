@@ -10,6 +10,7 @@ use rustls::crypto::aws_lc_rs::{default_provider, kx_group};
 use rustls_pki_types::CertificateDer;
 use tram_pki::authority::LEAF_MS;
 use tram_pki::keystore::NodeKeys;
+use tram_pki::pins::Pins;
 use tram_proto::envelope::Precedence;
 use tram_proto::frame::{FEATURE_PKI, Frame, StreamKind};
 use tram_relay::input::Input;

@@ -16,6 +16,7 @@ use tram_pki::csr::LeafKey;
 use tram_pki::enrol::{Joining, answer};
 use tram_pki::hash::Sha256;
 use tram_pki::keystore::{NodeKeys, found};
+use tram_pki::pins::Pins;
 use tram_pki::registry::{Registry, TOKEN_MS, TokenOrder};
 use tram_pki::token::Token;
 use tram_pki::trust::Trust as Roots;

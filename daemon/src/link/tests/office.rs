@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tram_pki::keystore::NodeKeys;
+use tram_pki::pins::Pins;
 use tram_proto::envelope::Precedence;
 use tram_proto::frame::FEATURE_PKI;
 use tram_proto::id::{Incarnation, MessageId};
