@@ -33,7 +33,67 @@ pub(crate) struct Source {
     pub(crate) hops: u32,
 }
 
-/// A message in this node's custody.
+/// What a copy of one recipient is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Copied {
+    /// The offer that holds it out now.
+    pub(crate) offered: Option<(LinkId, u64)>,
+    /// It was offered.
+    pub(crate) left: bool,
+    /// The next hop put it off.
+    pub(crate) parked: bool,
+}
+
+/// A payload on its way here.
+#[derive(Debug, Default)]
+pub(crate) struct Coming {
+    /// Units that are durable here.
+    pub(crate) have: Ranges,
+    /// The links that offer us this message.
+    pub(crate) sources: BTreeMap<LinkId, Source>,
+    /// The source that was asked last.
+    pub(crate) asked_of: Option<LinkId>,
+    /// Units wanted from it and not yet durable.
+    pub(crate) asked: Ranges,
+    /// Monotonic time of the last unit that became durable.
+    pub(crate) progress_ms: u64,
+}
+
+/// Some next hops, each once: one, mostly, and then without memory of their own.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) enum Hops {
+    #[default]
+    None,
+    One(Hop),
+    Several(Box<[Hop]>),
+}
+
+impl FromIterator<Hop> for Hops {
+    fn from_iter<I: IntoIterator<Item = Hop>>(hops: I) -> Self {
+        let mut hops = hops.into_iter();
+        let Some(first) = hops.next() else { return Self::None };
+        let mut more: Vec<Hop> = hops.filter(|hop| *hop != first).collect();
+        if more.is_empty() {
+            return Self::One(first);
+        }
+        more.push(first);
+        more.sort_unstable();
+        more.dedup();
+        Self::Several(more.into())
+    }
+}
+
+impl Hops {
+    pub(crate) fn as_slice(&self) -> &[Hop] {
+        match self {
+            Self::None => &[],
+            Self::One(hop) => std::slice::from_ref(hop),
+            Self::Several(hops) => hops,
+        }
+    }
+}
+
+/// A message in this node's custody. There may be a million: what few of them need is boxed.
 #[derive(Debug)]
 pub(crate) struct Live {
     pub(crate) message: MessageRow,
@@ -48,35 +108,25 @@ pub(crate) struct Live {
     due_ms: u64,
     pub(crate) layout: Layout,
     pub(crate) root: Digest,
-    /// Units that are durable here; meaningless once complete.
-    pub(crate) have: Ranges,
+    /// `None`: nothing of its payload has come, or all of it.
+    coming: Option<Box<Coming>>,
     /// The row itself is durable: until then nothing is sent or handed out.
     pub(crate) durable: bool,
-    /// Per recipient, the offer that holds it out now.
-    pub(crate) offered: Vec<Option<(LinkId, u64)>>,
-    /// The links that offer us this message.
-    pub(crate) sources: BTreeMap<LinkId, Source>,
-    /// The source that was asked last.
-    pub(crate) asked_of: Option<LinkId>,
-    /// Units wanted from it and not yet durable.
-    pub(crate) asked: Ranges,
-    /// Monotonic time of the last unit that became durable.
-    pub(crate) progress_ms: u64,
+    /// By recipient; those at the end, or all, are missing while there is nothing to say of them.
+    copies: Vec<Copied>,
     /// It was here before this start: what was offered then is not known.
     pub(crate) restored: bool,
-    /// Recipients whose copy was offered.
-    pub(crate) left: BTreeSet<Ordinal>,
-    /// Recipients that the next hop put off.
-    pub(crate) parked: BTreeSet<Ordinal>,
     /// Next hops whose share this message takes.
-    charged: Vec<Hop>,
+    charged: Hops,
 }
 
 impl Live {
     pub(crate) fn new(message: MessageRow, gist: Gist, held: &Held, durable: bool) -> Option<Self> {
         let layout = Layout::new(gist.payload_bytes).ok()?;
+        let have = Ranges::of(&held.units);
         let mut live = Self {
-            offered: vec![None; message.recipients.len()],
+            coming: (!have.is_empty()).then(|| Box::new(Coming { have, ..Coming::default() })),
+            copies: Vec::new(),
             message,
             to: gist.to,
             origin: gist.origin,
@@ -87,16 +137,9 @@ impl Live {
             due_ms: 0,
             layout,
             root: gist.payload_root,
-            have: Ranges::of(&held.units),
             durable,
-            sources: BTreeMap::new(),
-            asked_of: None,
-            asked: Ranges::default(),
-            progress_ms: 0,
             restored: false,
-            left: BTreeSet::new(),
-            parked: BTreeSet::new(),
-            charged: Vec::new(),
+            charged: Hops::None,
         };
         live.due_ms = live.ends_ms();
         Some(live)
@@ -137,27 +180,71 @@ impl Live {
         self.message.from.is_none()
     }
 
+    /// What has come of its payload, unless that is all of it.
+    pub(crate) fn coming(&self) -> Option<&Coming> {
+        self.coming.as_deref()
+    }
+
+    /// The same, when something comes.
+    pub(crate) fn coming_mut(&mut self) -> &mut Coming {
+        self.coming.get_or_insert_default()
+    }
+
+    /// Nothing more comes; answers who offered it.
+    pub(crate) fn has_come(&mut self) -> BTreeMap<LinkId, Source> {
+        self.coming.take().map(|coming| coming.sources).unwrap_or_default()
+    }
+
+    /// What a copy is about, by its recipient's place.
+    pub(crate) fn copied(&self, index: usize) -> Copied {
+        self.copies.get(index).copied().unwrap_or_default()
+    }
+
+    pub(crate) fn copied_mut(&mut self, index: usize) -> Option<&mut Copied> {
+        let recipients = self.message.recipients.len();
+        if self.copies.len() < recipients {
+            self.copies.reserve_exact(recipients - self.copies.len());
+            self.copies.resize(recipients, Copied::default());
+        }
+        self.copies.get_mut(index)
+    }
+
+    /// The offers that hold out a copy of it now.
+    pub(crate) fn offers(&self) -> impl Iterator<Item = (LinkId, u64)> {
+        self.copies.iter().filter_map(|copy| copy.offered)
+    }
+
+    /// What the next hop put off may be offered again; true if there was any.
+    pub(crate) fn unpark(&mut self) -> bool {
+        let any = self.copies.iter().any(|copy| copy.parked);
+        self.copies.iter_mut().for_each(|copy| copy.parked = false);
+        any
+    }
+
     /// The units to want next: the manifest first, for chunks are checked against it.
     pub(crate) fn to_want(&self) -> Vec<Range> {
+        let none = Ranges::default();
+        let have = self.coming().map_or(&none, |coming| &coming.have);
         let most = tram_proto::limits::WANT_RANGES;
         let manifest = Range { first: 0, count: self.layout.manifest_units() };
-        let missing = self.have.missing(manifest, most);
+        let missing = have.missing(manifest, most);
         if !missing.is_empty() {
             return missing;
         }
-        self.have.missing(Range { first: manifest.count, count: self.layout.chunks() }, most)
+        have.missing(Range { first: manifest.count, count: self.layout.chunks() }, most)
     }
 
     /// The source to ask: the one asked last, or the next after it when that one had its chance.
     pub(crate) fn source(&self, next: bool) -> Option<LinkId> {
         use std::ops::Bound::{Excluded, Included, Unbounded};
-        let asked = self.asked_of.filter(|link| self.sources.contains_key(link));
+        let Coming { sources, asked_of, .. } = self.coming()?;
+        let asked = asked_of.as_ref().filter(|link| sources.contains_key(link));
         let from = match asked {
             Some(link) if next => Excluded(link),
             Some(link) => Included(link),
             None => Unbounded,
         };
-        let found = self.sources.range((from, Unbounded)).next().or_else(|| self.sources.first_key_value());
+        let found = sources.range((from, Unbounded)).next().or_else(|| sources.first_key_value());
         found.map(|(link, _)| *link)
     }
 
@@ -177,12 +264,12 @@ impl Live {
     }
 
     /// Whether a recipient's copy may have left this node.
-    pub(crate) fn may_have_left(&self, ordinal: Ordinal) -> bool {
-        self.restored || self.left.contains(&ordinal)
+    pub(crate) fn may_have_left(&self, index: usize) -> bool {
+        self.restored || self.copied(index).left
     }
 
     pub(crate) fn has_all_units(&self) -> bool {
-        self.have.covers(Range { first: 0, count: self.layout.units() })
+        self.coming().is_some_and(|coming| coming.have.covers(Range { first: 0, count: self.layout.units() }))
     }
 
     /// Bytes of the payload that are still to come, counted in whole chunks.
@@ -190,7 +277,7 @@ impl Live {
         if self.message.complete {
             return 0;
         }
-        let have: u64 = self.have.iter().map(|r| r.count).sum();
+        let have: u64 = self.coming().into_iter().flat_map(|coming| coming.have.iter()).map(|r| r.count).sum();
         self.layout.units().saturating_sub(have).saturating_mul(tram_proto::limits::CHUNK_BYTES as u64)
     }
 
@@ -200,7 +287,7 @@ impl Live {
         let mut kept = keep.iter();
         self.message.recipients.retain(|_| kept.next() != Some(&false));
         let mut kept = keep.iter();
-        self.offered.retain(|_| kept.next() != Some(&false));
+        self.copies.retain(|_| kept.next() != Some(&false));
     }
 
     pub(crate) fn all_ended(&self) -> bool {
@@ -226,13 +313,20 @@ struct Released {
     order: VecDeque<MessageId>,
 }
 
+/// What was restored and is in no map yet: a map that is made of all at once takes less time, and half the memory.
+#[derive(Debug, Default)]
+struct Unsorted {
+    rows: Vec<(Row, Box<Live>)>,
+    ids: Vec<(MessageId, Row)>,
+    deadlines: Vec<(u64, Row)>,
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Custody {
     /// Boxed: in place, half of a large tree's nodes would be empty room of their size.
     rows: BTreeMap<Row, Box<Live>>,
     by_id: BTreeMap<MessageId, Row>,
-    /// Ids of restored rows that are not in there yet: they are sorted once instead of each finding its place.
-    restored: Vec<(MessageId, Row)>,
+    restored: Unsorted,
     /// Rows whose payload is still coming, by its root.
     receiving: BTreeMap<Digest, BTreeSet<Row>>,
     settled: BTreeMap<MessageId, Settled>,
@@ -277,21 +371,27 @@ impl Custody {
 
     pub(crate) fn insert(&mut self, row: Row, live: Live) {
         self.by_id.insert(live.message.id, row);
-        self.put(row, live);
+        self.deadlines.insert((live.due_ms, row));
+        self.note(row, &live);
+        self.rows.insert(row, Box::new(live));
     }
 
-    /// Takes what the spool remembers; it is found by its id after [`Self::all_restored`].
+    /// Takes what the spool remembers; it is there after [`Self::all_restored`].
     pub(crate) fn restore(&mut self, row: Row, live: Live) {
-        self.restored.push((live.message.id, row));
-        self.put(row, live);
+        self.restored.ids.push((live.message.id, row));
+        self.restored.deadlines.push((live.due_ms, row));
+        self.note(row, &live);
+        self.restored.rows.push((row, Box::new(live)));
     }
 
     pub(crate) fn all_restored(&mut self) {
-        self.by_id.append(&mut std::mem::take(&mut self.restored).into_iter().collect());
+        let Unsorted { rows, ids, deadlines } = std::mem::take(&mut self.restored);
+        self.rows.append(&mut rows.into_iter().collect());
+        self.by_id.append(&mut ids.into_iter().collect());
+        self.deadlines.append(&mut deadlines.into_iter().collect());
     }
 
-    fn put(&mut self, row: Row, live: Live) {
-        self.deadlines.insert((live.due_ms, row));
+    fn note(&mut self, row: Row, live: &Live) {
         self.alarms.extend(live.half_way_ms().map(|at| (at, row)));
         if !live.message.complete {
             self.receiving.entry(live.root).or_default().insert(row);
@@ -304,7 +404,6 @@ impl Custody {
             (None, Some(user)) => add(&mut self.of_user, user, live.size()),
             (None, None) => {}
         }
-        self.rows.insert(row, Box::new(live));
     }
 
     pub(crate) fn remove(&mut self, row: Row) -> Option<Live> {
@@ -319,7 +418,7 @@ impl Custody {
         if let Some(at) = again_at(&live.message) {
             self.again.remove(&(at, row));
         }
-        live.charged.iter().for_each(|hop| take(&mut self.toward, hop, live.size()));
+        live.charged.as_slice().iter().for_each(|hop| take(&mut self.toward, hop, live.size()));
         match (live.message.from, live.message.user) {
             (Some(node), _) => take(&mut self.from, &node, live.size()),
             (None, Some(user)) => take(&mut self.of_user, &user, live.size()),
@@ -339,11 +438,11 @@ impl Custody {
     }
 
     /// Counts a message towards the next hops it waits for now, and no others.
-    pub(crate) fn charge(&mut self, row: Row, hops: Vec<Hop>) {
-        let Some(live) = self.rows.get_mut(&row) else { return };
+    pub(crate) fn charge(&mut self, row: Row, hops: Hops) {
+        let Some(live) = self.rows.get_mut(&row).filter(|live| live.charged != hops) else { return };
         let size = live.size();
-        live.charged.iter().for_each(|hop| take(&mut self.toward, hop, size));
-        hops.iter().for_each(|hop| add(&mut self.toward, *hop, size));
+        live.charged.as_slice().iter().for_each(|hop| take(&mut self.toward, hop, size));
+        hops.as_slice().iter().for_each(|hop| add(&mut self.toward, *hop, size));
         live.charged = hops;
     }
 
@@ -364,10 +463,14 @@ impl Custody {
 
     /// Lets recipients of a message wait until a moment, in monotonic milliseconds.
     pub(crate) fn park(&mut self, row: Row, ordinals: &[Ordinal], until_ms: u64) {
-        if let Some(live) = self.rows.get_mut(&row) {
-            live.parked.extend(ordinals);
-            self.parked.insert((until_ms, row));
+        let Some(live) = self.rows.get_mut(&row) else { return };
+        for index in 0..live.message.recipients.len() {
+            let parks = live.message.recipients.get(index).is_some_and(|r| ordinals.contains(&r.recipient.ordinal));
+            if let Some(copy) = live.copied_mut(index).filter(|_| parks) {
+                copy.parked = true;
+            }
         }
+        self.parked.insert((until_ms, row));
     }
 
     /// Rows whose parked recipients may be offered again by now.
@@ -376,7 +479,7 @@ impl Custody {
         while let Some((at, row)) = self.parked.first().copied().filter(|(at, _)| *at <= now_ms) {
             self.parked.remove(&(at, row));
             if let Some(live) = self.rows.get_mut(&row) {
-                live.parked.clear();
+                live.unpark();
                 rows.push(row);
             }
         }
@@ -396,7 +499,7 @@ impl Custody {
     pub(crate) fn damaged(&mut self, row: Row, held: &Held) {
         if let Some(live) = self.rows.get_mut(&row) {
             live.message.complete = false;
-            live.have = Ranges::of(&held.units);
+            live.coming_mut().have = Ranges::of(&held.units);
             self.receiving.entry(live.root).or_default().insert(row);
         }
     }
@@ -429,7 +532,8 @@ impl Custody {
     /// not come keeps no room from others.
     pub(crate) fn promised_bytes(&self, now_ms: u64) -> u64 {
         let rows = self.receiving.values().flatten().filter_map(|row| self.get(*row));
-        let coming = rows.filter(|l| l.progress_ms.saturating_add(2 * limits::STALLED_MS) > now_ms);
+        let progress_ms = |l: &Live| l.coming().map_or(0, |coming| coming.progress_ms);
+        let coming = rows.filter(|l| progress_ms(l).saturating_add(2 * limits::STALLED_MS) > now_ms);
         coming.map(Live::missing_bytes).sum()
     }
 
@@ -609,27 +713,45 @@ impl Queues {
     }
 
     /// Counts what was sent for a row that waits.
-    pub(crate) fn served(&mut self, hop: Hop, precedence: Precedence, row: Row, bytes: u64) {
+    pub(crate) fn served(&mut self, hop: Hop, precedence: Precedence, row: Row, place: Place, bytes: u64) {
         if let Some(rows) = self.hops.get_mut(&hop).and_then(|classes| classes.get_mut(&Reverse(precedence))) {
-            rows.served(row, bytes);
+            rows.served(row, place, bytes);
         }
     }
 
     /// Takes a row out; false when it was not there.
-    pub(crate) fn remove(&mut self, hop: Hop, precedence: Precedence, row: Row) -> bool {
-        let mut there = false;
-        if let Some(classes) = self.hops.get_mut(&hop) {
-            if let Some(rows) = classes.get_mut(&Reverse(precedence)) {
-                there = rows.remove(row);
-                if rows.is_empty() {
-                    classes.remove(&Reverse(precedence));
-                }
-            }
+    pub(crate) fn remove(&mut self, hop: Hop, precedence: Precedence, row: Row, place: Place) -> bool {
+        self.take(hop, precedence, |rows| rows.remove(row, place))
+    }
+
+    /// Takes out what is first, also where it is in nobody's custody any more.
+    pub(crate) fn remove_first(&mut self, hop: Hop, precedence: Precedence) {
+        self.take(hop, precedence, |rows| {
+            rows.remove_first();
+            true
+        });
+    }
+
+    fn take(&mut self, hop: Hop, precedence: Precedence, out: impl FnOnce(&mut Turns<Row>) -> bool) -> bool {
+        let Some(classes) = self.hops.get_mut(&hop) else { return false };
+        let Some(rows) = classes.get_mut(&Reverse(precedence)) else { return false };
+        let there = out(rows);
+        if rows.is_empty() {
+            classes.remove(&Reverse(precedence));
             if classes.is_empty() {
                 self.hops.remove(&hop);
             }
         }
         there
+    }
+
+    /// A row takes its turns at another place from now on, wherever it waits.
+    pub(crate) fn change(&mut self, precedence: Precedence, row: Row, from: Place, to: Place) {
+        for rows in self.hops.values_mut().filter_map(|classes| classes.get_mut(&Reverse(precedence))) {
+            if rows.remove(row, from) {
+                rows.push(row, to);
+            }
+        }
     }
 
     pub(crate) fn first(&self, hop: Hop, precedence: Precedence) -> Option<Row> {
@@ -667,7 +789,7 @@ mod tests {
         queues.push(Hop::Up, Precedence::Flash, Row(4), place);
         let order: Vec<_> = queues.iter().map(|(_, class, row)| (class, row.0)).collect();
         assert_eq!(order, [(Precedence::Flash, 4), (Precedence::Flash, 9), (Precedence::Bulk, 1)]);
-        queues.remove(Hop::Up, Precedence::Flash, Row(4));
+        queues.remove(Hop::Up, Precedence::Flash, Row(4), place);
         assert_eq!(queues.first(Hop::Up, Precedence::Flash), Some(Row(9)));
         assert_eq!(queues.first(Hop::Hold, Precedence::Flash), None);
     }

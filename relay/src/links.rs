@@ -31,6 +31,8 @@ pub(crate) enum Held {
         inline_bytes: u64,
         /// Units the receiver wants and we have not handed to the connection.
         wanted: Ranges,
+        /// Where it stands among those that are wanted.
+        place: Place,
     },
     Receipt {
         row: Row,
@@ -114,11 +116,11 @@ impl Link {
     }
 
     /// Counts a run of an offer; `done` when nothing more of it is wanted.
-    pub(crate) fn served(&mut self, precedence: Precedence, number: u64, bytes: u64, done: bool) {
+    pub(crate) fn served(&mut self, precedence: Precedence, number: u64, place: Place, bytes: u64, done: bool) {
         if let Some(turns) = self.wanted.get_mut(&precedence) {
-            turns.served(number, bytes);
+            turns.served(number, place, bytes);
             if done {
-                turns.remove(number);
+                turns.remove(number, place);
             }
             if turns.is_empty() {
                 self.wanted.remove(&precedence);
@@ -158,9 +160,9 @@ impl Link {
     pub(crate) fn take_back(&mut self, number: u64) -> Option<Held> {
         let held = self.offered.remove(&number)?;
         match &held {
-            Held::Message { precedence, inline_bytes, .. } => {
+            Held::Message { precedence, inline_bytes, place, .. } => {
                 if let Some(turns) = self.wanted.get_mut(precedence) {
-                    turns.remove(number);
+                    turns.remove(number, *place);
                 }
                 if let Some(entry) = self.outstanding.get_mut(precedence) {
                     entry.0 = entry.0.saturating_sub(1);

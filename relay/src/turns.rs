@@ -2,7 +2,8 @@
 //! the neighbours that brought the rest take turns by bytes, each in the order of arrival.
 //!
 //! Owns the order only. Start-time fair queueing: the source that was served least is next, and one that comes back
-//! begins where the others are, so that nobody saves up turns.
+//! begins where the others are, so that nobody saves up turns. What waits does not remember its place: whoever asks says
+//! it, always the same one, for a million that wait would take 100 MB to remember.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,7 +22,6 @@ pub(crate) struct Place {
 
 #[derive(Debug)]
 pub(crate) struct Turns<T> {
-    places: BTreeMap<T, Place>,
     timed: BTreeSet<(u64, T)>,
     sources: BTreeMap<Source, (u64, BTreeSet<T>)>,
     /// The sources by what they were served, in bytes.
@@ -32,23 +32,13 @@ pub(crate) struct Turns<T> {
 
 impl<T> Default for Turns<T> {
     fn default() -> Self {
-        Self {
-            places: BTreeMap::new(),
-            timed: BTreeSet::new(),
-            sources: BTreeMap::new(),
-            order: BTreeSet::new(),
-            begin: 0,
-        }
+        Self { timed: BTreeSet::new(), sources: BTreeMap::new(), order: BTreeSet::new(), begin: 0 }
     }
 }
 
 impl<T: Ord + Copy> Turns<T> {
-    /// Something waits; what waits already keeps its place.
+    /// Something waits, or waits already.
     pub(crate) fn push(&mut self, one: T, place: Place) {
-        if self.places.contains_key(&one) {
-            return;
-        }
-        self.places.insert(one, place);
         if let Some(by_ms) = place.by_ms {
             self.timed.insert((by_ms, one));
             return;
@@ -61,25 +51,36 @@ impl<T: Ord + Copy> Turns<T> {
     }
 
     /// It waits no longer; false when it did not.
-    pub(crate) fn remove(&mut self, one: T) -> bool {
-        let Some(place) = self.places.remove(&one) else { return false };
+    pub(crate) fn remove(&mut self, one: T, place: Place) -> bool {
         if let Some(by_ms) = place.by_ms {
             return self.timed.remove(&(by_ms, one));
         }
-        if let Some((served, waiting)) = self.sources.get_mut(&place.source) {
-            waiting.remove(&one);
-            if waiting.is_empty() {
-                self.order.remove(&(*served, place.source));
-                self.sources.remove(&place.source);
-            }
+        let Some((served, waiting)) = self.sources.get_mut(&place.source) else { return false };
+        let there = waiting.remove(&one);
+        if waiting.is_empty() {
+            self.order.remove(&(*served, place.source));
+            self.sources.remove(&place.source);
         }
-        true
+        there
+    }
+
+    /// What is first waits no longer.
+    pub(crate) fn remove_first(&mut self) {
+        if self.timed.pop_first().is_some() {
+            return;
+        }
+        let Some((_, source)) = self.order.first().copied() else { return };
+        if let Some(one) = self.sources.get(&source).and_then(|(_, waiting)| waiting.first().copied()) {
+            self.remove(one, Place { source, by_ms: None });
+        }
     }
 
     /// Counts what was done for one that waits. Call it before it is removed.
-    pub(crate) fn served(&mut self, one: T, bytes: u64) {
-        let Some(place) = self.places.get(&one).filter(|p| p.by_ms.is_none()) else { return };
-        if let Some((served, _)) = self.sources.get_mut(&place.source) {
+    pub(crate) fn served(&mut self, one: T, place: Place, bytes: u64) {
+        if place.by_ms.is_some() {
+            return;
+        }
+        if let Some((served, _)) = self.sources.get_mut(&place.source).filter(|(_, waiting)| waiting.contains(&one)) {
             self.order.remove(&(*served, place.source));
             self.begin = self.begin.max(*served);
             *served = served.saturating_add(bytes);
@@ -99,7 +100,7 @@ impl<T: Ord + Copy> Turns<T> {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.places.is_empty()
+        self.timed.is_empty() && self.sources.is_empty()
     }
 }
 
@@ -119,19 +120,22 @@ mod tests {
         turns.push(2, Place { by_ms: Some(900), ..from(1) });
         turns.push(3, Place { by_ms: Some(800), ..from(2) });
         assert_eq!(turns.iter().collect::<Vec<_>>(), [3, 2, 1]);
-        assert!(turns.remove(3) && turns.remove(1) && !turns.remove(1));
+        turns.remove_first();
+        assert!(turns.remove(1, from(1)) && !turns.remove(1, from(1)));
         assert_eq!(turns.iter().collect::<Vec<_>>(), [2]);
+        turns.remove_first();
+        assert!(turns.is_empty());
     }
 
     #[test]
     fn one_who_was_away_has_saved_up_nothing() {
         let mut turns = Turns::default();
         turns.push(0, from(1));
-        turns.served(0, 1_000_000);
-        turns.served(0, 1);
+        turns.served(0, from(1), 1_000_000);
+        turns.served(0, from(1), 1);
         turns.push(1, from(2));
         // It begins where the other is: one turn ahead at most.
-        turns.served(1, 10);
+        turns.served(1, from(2), 10);
         assert_eq!(turns.first(), Some(0));
     }
 
@@ -156,8 +160,8 @@ mod tests {
                 turns.push(next, from(source));
                 waiting.insert(next, source);
                 next += 1;
-                turns.served(first, bytes);
-                turns.remove(first);
+                turns.served(first, from(source), bytes);
+                turns.remove(first, from(source));
             }
             let (least, most) = (had.iter().min().expect("three"), had.iter().max().expect("three"));
             prop_assert!(most - least <= 1000, "{had:?}");

@@ -12,7 +12,7 @@ use tram_proto::manifest::Layout;
 use tram_proto::receipt::{Ordinal, Reason, State};
 use tram_proto::row::{MessageRow, Phase};
 
-use crate::custody::{Live, ROW_BYTES, Settled, Source};
+use crate::custody::{Custody, Hops, Live, ROW_BYTES, Settled, Source};
 use crate::input::{Held, LinkId, Row, Side};
 use crate::limits;
 use crate::links::PutOff;
@@ -117,8 +117,11 @@ impl Node {
         let Some(mut live) = Live::new(message, o.body.gist(), &o.held, false) else { return };
         if !o.body.is_inline() && live.has_all_units() {
             live.message.complete = true;
+            drop(live.has_come());
         }
-        live.progress_ms = self.now.mono_ms;
+        if !live.message.complete {
+            live.coming_mut().progress_ms = self.now.mono_ms;
+        }
         let row = self.row();
         self.custody.insert(row, live);
         self.stop_copies(row);
@@ -155,8 +158,13 @@ impl Node {
                 .map(|r| Recipient { node: r.node.or_else(|| self.known_node(&o.body, r.ordinal)), ..*r })
                 .collect();
             if let Some(peer) = self.links.get(o.link).map(|l| l.peer.node).filter(|_| newer) {
-                // Where it came from decides whether it may go up.
+                // Where it came from decides whether it may go up, and among whose it waits.
+                let turn = |custody: &Custody| custody.get(row).map(|live| (live.precedence, live.turn()));
+                let before = turn(&self.custody);
                 self.custody.comes_from(row, peer);
+                if let (Some((precedence, before)), Some((_, now))) = (before, turn(&self.custody)) {
+                    self.queues.change(precedence, row, before, now);
+                }
             }
             if let Some(live) = self.custody.get_mut(row) {
                 if newer {
@@ -165,7 +173,6 @@ impl Node {
                 }
                 for r in resolved {
                     live.message.recipients.push(new_recipient(r, State::Relayed, created));
-                    live.offered.push(None);
                 }
             }
             self.judge(row);
@@ -309,16 +316,11 @@ impl Node {
         self.charge(row);
         let Some(live) = self.custody.get(row).filter(|l| l.durable) else { return };
         let (precedence, place) = (live.precedence, live.turn());
-        let mut hops = Vec::new();
-        for (recipient, offered) in live.message.recipients.iter().zip(&live.offered) {
-            if self.waits(live, recipient, offered.is_some()) {
-                hops.push(self.next_hop(live, recipient));
-            }
-        }
-        hops.retain(|hop| *hop != Hop::Here);
-        for hop in hops {
-            self.queues.push(hop, precedence, row, place);
-            self.touch(hop);
+        let waiting = live.message.recipients.iter().enumerate().filter(|(index, r)| self.waits(live, *index, r));
+        let hops: Hops = waiting.map(|(_, r)| self.next_hop(live, r)).filter(|hop| *hop != Hop::Here).collect();
+        for hop in hops.as_slice() {
+            self.queues.push(*hop, precedence, row, place);
+            self.touch(*hop);
         }
     }
 
@@ -333,12 +335,13 @@ impl Node {
     /// have but a part, and wait for it as we do.
     fn offered_by(&mut self, row: Row, link: LinkId, source: Source) {
         let Some(live) = self.custody.get_mut(row) else { return };
-        let last = live.sources.entry(link).or_insert(source);
+        let coming = live.coming_mut();
+        let last = coming.sources.entry(link).or_insert(source);
         // Of two offers on one link the later holds: the sender has taken the other back.
         if source.number > last.number {
             *last = source;
         }
-        let asked = live.asked_of.filter(|other| *other != link).and_then(|other| live.sources.get(&other));
+        let asked = coming.asked_of.filter(|other| *other != link).and_then(|other| coming.sources.get(&other));
         if asked.is_none_or(|asked| source.hops < asked.hops) {
             self.want(row, link);
         }
@@ -347,15 +350,15 @@ impl Node {
     fn want(&mut self, row: Row, link: LinkId) {
         let now_ms = self.now.mono_ms;
         let Some(live) = self.custody.get_mut(row) else { return };
-        let Some(offer) = live.sources.get(&link).map(|source| source.number) else { return };
+        let source = live.coming().and_then(|coming| coming.sources.get(&link));
+        let Some(offer) = source.map(|source| source.number) else { return };
         if live.has_all_units() {
             let root = live.root;
             return self.completed(row, root);
         }
-        live.progress_ms = now_ms;
-        live.asked_of = Some(link);
         let units = live.to_want();
-        live.asked = Ranges::of(&units);
+        let coming = live.coming_mut();
+        (coming.progress_ms, coming.asked_of, coming.asked) = (now_ms, Some(link), Ranges::of(&units));
         self.send(link, Frame::Want { offer, units });
     }
 
@@ -363,12 +366,14 @@ impl Node {
         self.room_taken(units.count.saturating_mul(tram_proto::limits::CHUNK_BYTES as u64));
         for row in self.custody.receiving(root) {
             let Some(live) = self.custody.get_mut(row) else { continue };
-            live.have.insert(units);
-            live.asked.remove(units);
-            live.progress_ms = self.now.mono_ms;
+            let coming = live.coming_mut();
+            coming.have.insert(units);
+            coming.asked.remove(units);
+            coming.progress_ms = self.now.mono_ms;
+            let asked_all = coming.asked.is_empty();
             if live.has_all_units() {
                 self.completed(row, root);
-            } else if live.asked.is_empty() {
+            } else if asked_all {
                 self.want_again(row, false);
             }
             self.touch_offers(row);
@@ -388,7 +393,7 @@ impl Node {
         self.custody.no_longer_receiving(row, root);
         let Some(live) = self.custody.get_mut(row) else { return };
         live.message.complete = true;
-        let sources = std::mem::take(&mut live.sources);
+        let sources = live.has_come();
         self.judge(row);
         self.update(row);
         self.then(After::Stored(row));
@@ -424,8 +429,9 @@ impl Node {
         if !live.durable || !live.all_ended() {
             return;
         }
-        let Some(live) = self.custody.remove(row) else { return };
+        let Some(mut live) = self.custody.remove(row) else { return };
         self.room_freed();
+        let sources = live.has_come();
         if live.message.recipients.is_empty() && live.message.recalls.is_none() {
             self.op(Op::DeleteMessage { row });
         } else {
@@ -439,7 +445,7 @@ impl Node {
             self.op(Op::SettleMessage { row, message: live.message, until_ms });
         }
         // Its payload may still have been on the way; whoever sends it is free of it all the same.
-        for (link, source) in live.sources {
+        for (link, source) in sources {
             self.then(After::Ack(link, source.number));
         }
     }

@@ -112,11 +112,11 @@ impl Node {
     /// Offers a message at once, whatever it waited for; false when it waits for nothing that can be hurried.
     fn retry(&mut self, row: Row) -> bool {
         let Some(live) = self.custody.get_mut(row) else { return false };
-        let parked = !std::mem::take(&mut live.parked).is_empty();
-        let precedence = live.precedence;
+        let parked = live.unpark();
+        let (precedence, place) = (live.precedence, live.turn());
         // A neighbour that forgot what it was offered would be waited for as long as the link lives.
-        let offered: Vec<_> = live.offered.iter().flatten().copied().collect();
-        let held = self.queues.remove(Hop::Hold, precedence, row);
+        let offered: Vec<_> = live.offers().collect();
+        let held = self.queues.remove(Hop::Hold, precedence, row, place);
         offered.iter().for_each(|(link, number)| self.offer_once_more(*link, *number));
         let again = self.offer_own_again(row);
         self.place(row);

@@ -75,9 +75,9 @@ impl Node {
 
     fn want_stalled(&mut self) {
         for row in self.custody.all_receiving() {
-            let Some(live) = self.custody.get(row) else { continue };
-            let patience_ms = if live.sources.len() > 1 { limits::SWITCH_MS } else { limits::STALLED_MS };
-            if live.progress_ms + patience_ms <= self.now.mono_ms {
+            let Some(coming) = self.custody.get(row).and_then(|live| live.coming()) else { continue };
+            let patience_ms = if coming.sources.len() > 1 { limits::SWITCH_MS } else { limits::STALLED_MS };
+            if coming.progress_ms + patience_ms <= self.now.mono_ms {
                 self.want_again(row, true);
             }
         }

@@ -47,7 +47,8 @@ impl Node {
         }
         for row in self.custody.all_receiving() {
             let Some(live) = self.custody.get_mut(row) else { continue };
-            if live.sources.remove(&id).is_some() && live.asked_of == Some(id) {
+            let coming = live.coming_mut();
+            if coming.sources.remove(&id).is_some() && coming.asked_of == Some(id) {
                 self.want_again(row, false);
             }
         }

@@ -51,37 +51,37 @@ impl Node {
         let Some(row) = self.queues.first(hop, precedence) else { return false };
         let indices = self.waiting_for(row, hop);
         let Some(live) = self.custody.get(row).filter(|_| !indices.is_empty()) else {
-            self.queues.remove(hop, precedence, row);
+            self.queues.remove_first(hop, precedence);
             // It may wait for another hop by now.
             self.place(row);
             return true;
         };
         if live.message.visit.hops as usize >= wire_limits::HOPS - 1 {
             let message = live.message.id;
-            self.queues.remove(hop, precedence, row);
+            self.queues.remove_first(hop, precedence);
             let place = live.turn();
             self.queues.push(Hop::Hold, precedence, row, place);
             self.outputs.push_back(Output::Event(Event::HopLimit { message }));
             return true;
         }
+        let place = live.turn();
         let inline_bytes = if live.is_inline() { live.layout.bytes() } else { 0 };
         let (recipients, stamps, visit) = routing_header(live, &indices, self.own_stamp(live));
         let Some(link) = self.links.get_mut(id).filter(|l| l.may_offer(precedence, inline_bytes)) else {
             return false;
         };
         let ordinals = recipients.iter().map(|r| r.ordinal).collect();
-        let held = Held::Message { row, visit, ordinals, precedence, inline_bytes, wanted: Ranges::default() };
+        let held = Held::Message { row, visit, ordinals, precedence, inline_bytes, wanted: Ranges::default(), place };
         let number = link.give(held);
         if let Some(live) = self.custody.get_mut(row) {
-            live.left.extend(recipients.iter().map(|r| r.ordinal));
             for index in &indices {
-                if let Some(slot) = live.offered.get_mut(*index) {
-                    *slot = Some((id, number));
+                if let Some(copy) = live.copied_mut(*index) {
+                    (copy.offered, copy.left) = (Some((id, number)), true);
                 }
             }
         }
-        self.queues.served(hop, precedence, row, inline_bytes + ROW_BYTES);
-        self.queues.remove(hop, precedence, row);
+        self.queues.served(hop, precedence, row, place, inline_bytes + ROW_BYTES);
+        self.queues.remove(hop, precedence, row, place);
         let link = id;
         self.outputs.push_back(Output::SendOffer { link, number, row, precedence, visit, recipients, stamps });
         true
@@ -97,20 +97,19 @@ impl Node {
     }
 
     /// Whether a recipient's copy may be offered now.
-    pub(super) fn waits(&self, live: &Live, r: &RecipientRow, offered: bool) -> bool {
-        let ordinal = r.recipient.ordinal;
+    pub(super) fn waits(&self, live: &Live, index: usize, r: &RecipientRow) -> bool {
+        let (copy, ordinal) = (live.copied(index), r.recipient.ordinal);
         r.phase == Phase::Forward
-            && !offered
-            && !live.parked.contains(&ordinal)
+            && copy.offered.is_none()
+            && !copy.parked
             && !self.tombstones.covers(live.message.id, live.origin, ordinal)
     }
 
     fn waiting_for(&self, row: Row, hop: Hop) -> Vec<usize> {
         let Some(live) = self.custody.get(row).filter(|l| l.durable) else { return Vec::new() };
-        let recipients = live.message.recipients.iter().zip(&live.offered).enumerate();
+        let recipients = live.message.recipients.iter().enumerate();
         recipients
-            .filter(|(_, (r, offered))| self.waits(live, r, offered.is_some()))
-            .filter(|(_, (r, _))| self.next_hop(live, r) == hop)
+            .filter(|(index, r)| self.waits(live, *index, r) && self.next_hop(live, r) == hop)
             .map(|(index, _)| index)
             .take(wire_limits::RECIPIENTS)
             .collect()
@@ -124,11 +123,11 @@ impl Node {
     fn pump_run(&mut self, id: LinkId) -> bool {
         let next = Precedence::ALL.into_iter().find_map(|class| self.next_run(id, class));
         let (Some((precedence, number, units)), Some(link)) = (next, self.links.get_mut(id)) else { return false };
-        let Some(Held::Message { row, wanted, .. }) = link.offered.get_mut(&number) else { return false };
+        let Some(Held::Message { row, wanted, place, .. }) = link.offered.get_mut(&number) else { return false };
         let Some(live) = self.custody.get(*row) else { return false };
         wanted.remove(units);
-        let done = wanted.is_empty();
-        link.served(precedence, number, units.count * wire_limits::CHUNK_BYTES as u64, done);
+        let (done, place) = (wanted.is_empty(), *place);
+        link.served(precedence, number, place, units.count * wire_limits::CHUNK_BYTES as u64, done);
         link.run_begun(precedence);
         let (root, payload_bytes) = (live.root, live.layout.bytes());
         let count = u32::try_from(units.count).unwrap_or(wire_limits::RUN_UNITS);
@@ -156,7 +155,7 @@ impl Node {
     /// Units of a row became available: links that wait for them may go on.
     pub(super) fn touch_offers(&mut self, row: Row) {
         if let Some(live) = self.custody.get(row) {
-            self.dirty.extend(live.offered.iter().flatten().map(|(link, _)| *link));
+            self.dirty.extend(live.offers().map(|(link, _)| link));
         }
     }
 
@@ -165,7 +164,7 @@ impl Node {
         if !link.was_offered(number) {
             return self.close(id, CloseReason::Protocol(NEVER_OFFERED));
         }
-        let Some(Held::Message { row, wanted, precedence, .. }) = link.offered.get_mut(&number) else {
+        let Some(Held::Message { row, wanted, precedence, place, .. }) = link.offered.get_mut(&number) else {
             return;
         };
         if units.is_empty() {
@@ -177,8 +176,8 @@ impl Node {
             return self.close(id, CloseReason::Protocol("a want for units the payload does not have"));
         }
         *wanted = Ranges::of(units);
-        let precedence = *precedence;
-        link.want(precedence, number, live.turn());
+        let (precedence, place) = (*precedence, *place);
+        link.want(precedence, number, place);
         self.dirty.insert(id);
     }
 
@@ -192,9 +191,11 @@ impl Node {
 
     pub(super) fn no_longer_offered(&mut self, row: Row, link: LinkId, number: u64, ordinals: &[Ordinal]) {
         let Some(live) = self.custody.get_mut(row) else { return };
-        for (recipient, offered) in live.message.recipients.iter().zip(&mut live.offered) {
-            if *offered == Some((link, number)) && ordinals.contains(&recipient.recipient.ordinal) {
-                *offered = None;
+        for index in 0..live.message.recipients.len() {
+            let named = live.message.recipients.get(index).is_some_and(|r| ordinals.contains(&r.recipient.ordinal));
+            let copy = live.copied_mut(index).filter(|copy| named && copy.offered == Some((link, number)));
+            if let Some(copy) = copy {
+                copy.offered = None;
             }
         }
     }
@@ -309,6 +310,6 @@ fn available(live: &Live, wanted: &Ranges, most: u64) -> Option<Range> {
     if live.message.complete {
         wanted.first_common(&Ranges::all(live.layout.units()), most)
     } else {
-        wanted.first_common(&live.have, most)
+        wanted.first_common(&live.coming()?.have, most)
     }
 }

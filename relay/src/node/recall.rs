@@ -39,7 +39,7 @@ impl Node {
         for (index, r) in live.message.recipients.iter().enumerate() {
             let ordinal = r.recipient.ordinal;
             match r.phase {
-                Phase::Forward if !live.may_have_left(ordinal) => here.push(index),
+                Phase::Forward if !live.may_have_left(index) => here.push(index),
                 Phase::Forward | Phase::Handed => gone.push(ordinal),
                 Phase::Inbox => inboxes.extend(live.address(ordinal).map(|a| a.inbox.clone())),
                 Phase::Ended => {}

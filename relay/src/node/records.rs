@@ -223,7 +223,7 @@ impl Node {
     /// Adds the ids of nodes whose names can be resolved by now; true if something has to be judged.
     fn resolve(&mut self, row: Row) -> bool {
         let Some(live) = self.custody.get_mut(row) else { return false };
-        let to = live.to.clone();
+        let to = &live.to;
         let mut changed = false;
         for r in &mut live.message.recipients {
             if r.phase != Phase::Forward || r.recipient.node.is_some() || r.recipient.ordinal.list.is_some() {

@@ -143,7 +143,7 @@ impl Node {
     /// Counts a message towards the next hops it waits for.
     pub(super) fn charge(&mut self, row: Row) {
         let Some(live) = self.custody.get(row) else { return };
-        let mut hops: Vec<Hop> = live
+        let hops = live
             .message
             .recipients
             .iter()
@@ -151,9 +151,6 @@ impl Node {
             .map(|r| self.next_hop(live, r))
             .filter(|hop| *hop != Hop::Here)
             .collect();
-        hops.sort_unstable();
-        hops.dedup();
-        hops.shrink_to_fit();
         self.custody.charge(row, hops);
     }
 

@@ -72,7 +72,7 @@ impl Node {
                 let at_ms = if here.phase == Phase::Inbox { here.at_ms } else { live.message.received_ms };
                 known = Some((state, at_ms));
                 let slot = live.message.recipients.iter().position(|k| k.recipient.ordinal == r.ordinal);
-                let offered = slot.and_then(|at| *live.offered.get(at)?);
+                let offered = slot.and_then(|at| live.copied(at).offered);
                 // The next hop may have it already, its acknowledgement being on the way.
                 onward.extend(offered.and_then(|(link, _)| self.links.served_by(link)).map(|hop| (hop, *r)));
                 continue;
