@@ -8,11 +8,16 @@ use std::any::Any;
 use std::fmt::Debug;
 use std::fs::{DirBuilder, File, Permissions};
 use std::io;
+use std::num::NonZeroU64;
 use std::os::unix::fs::{DirBuilderExt, FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{FallocateFlags, FlockOperation};
+use rustix::fs::{Advice, FallocateFlags, FlockOperation};
+
+/// Asked for at once: Linux reads no more for one question, where the disk says nothing else.
+const AHEAD_BYTES: NonZeroU64 = NonZeroU64::new(128 << 10).unwrap();
 
 /// Which file an open finds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +40,10 @@ pub trait Files: Debug + Send + Sync + 'static {
     /// # Errors
     /// The system's.
     fn open(&self, name: &str, how: Open) -> io::Result<Arc<dyn OpenFile>>;
+
+    /// Asks the system to have a file at hand that is about to be read whole, until `done`. A hint: it may do nothing, and
+    /// fails nothing.
+    fn read_ahead(&self, _name: &str, _done: &AtomicBool) {}
 
     /// The names in a directory: `""` or `"packs"`. In no order.
     ///
@@ -164,6 +173,17 @@ impl Files for DirFiles {
         let mut options = File::options();
         options.read(true).write(true).create(how != Open::Existing).truncate(how == Open::Empty);
         Ok(Arc::new(DiskFile(options.open(self.at(name))?)))
+    }
+
+    fn read_ahead(&self, name: &str, done: &AtomicBool) {
+        let Ok(file) = File::open(self.at(name)) else { return };
+        let end = file.metadata().map_or(0, |metadata| metadata.len());
+        for offset in (0..end).step_by(AHEAD_BYTES.get() as usize) {
+            let asked = rustix::fs::fadvise(&file, offset, Some(AHEAD_BYTES), Advice::WillNeed);
+            if asked.is_err() || done.load(Ordering::Relaxed) {
+                return;
+            }
+        }
     }
 
     fn list(&self, dir: &str) -> io::Result<Vec<String>> {

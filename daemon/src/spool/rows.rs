@@ -110,8 +110,17 @@ fn open(on: &dyn Files, name: &str, how: Open, cache_bytes: usize) -> Result<(Da
     let backend = Backend { file: on.open(name, how)?, health: Arc::clone(&health) };
     let mut builder = Database::builder();
     builder.set_cache_size(cache_bytes).set_check_integrity_on_open(true);
-    let opened = builder.create_with_backend(backend).map_err(Fault::from);
-    match opened {
+    let done = AtomicBool::new(false);
+    let opened = std::thread::scope(|scope| {
+        // The check goes through the file by keys, which lie where they lie; a disk likes it from the beginning to the end.
+        let ahead = std::thread::Builder::new().name("read-ahead".into());
+        let ahead = ahead.spawn_scoped(scope, || on.read_ahead(name, &done));
+        let opened = builder.create_with_backend(backend);
+        done.store(true, Ordering::Relaxed);
+        drop(ahead);
+        opened
+    });
+    match opened.map_err(Fault::from) {
         Ok(db) => Ok((db, health)),
         Err(fault) if health.is_full(&fault) => Err(Fault::Full),
         Err(fault) => Err(fault),
