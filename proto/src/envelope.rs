@@ -10,6 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::error::WireError;
+use crate::fields::Fields;
 use crate::id::{Digest, Incarnation, MessageId, NodeId};
 use crate::limits;
 use crate::name::{Address, Inbox, NodeName};
@@ -182,22 +183,44 @@ pub struct Gist {
 }
 
 impl Gist {
-    /// Reads it from a body that was checked when it came.
+    /// Reads it from a body that was checked when it came. Recipients that are those of `before` share their memory.
     ///
     /// # Errors
     /// [`WireError`] when it is malformed.
-    pub fn decode(body: &Bytes) -> Result<Self, WireError> {
-        let w: wire::Gist = crate::wire::decode("envelope body", body.clone())?;
-        WireError::limit("list of recipients", w.to.len(), limits::RECIPIENTS)?;
+    pub fn decode(body: &[u8], before: Option<&Arc<[Address]>>) -> Result<Self, WireError> {
+        let (mut origin, mut payload_root, mut precedence) = (&[][..], &[][..], 0);
+        let (mut created_ms, mut lifetime_ms, mut deliver_by_ms, mut payload_bytes) = (0_u64, 0, 0, 0);
+        let mut to = Vec::new();
+        for field in Fields::of("envelope body", body) {
+            let (number, value) = field?;
+            match number {
+                3 => origin = value.bytes()?,
+                7 => to.push(value.text()?),
+                8 => precedence = value.number_32()?,
+                10 => created_ms = value.number()?,
+                12 => lifetime_ms = value.number()?,
+                13 => deliver_by_ms = value.number()?,
+                25 => payload_bytes = value.number()?,
+                26 => payload_root = value.bytes()?,
+                _ => {}
+            }
+        }
+        WireError::limit("list of recipients", to.len(), limits::RECIPIENTS)?;
+        let same = |before: &&Arc<[Address]>| {
+            before.len() == to.len() && before.iter().zip(&to).all(|(address, text)| address.is(text))
+        };
         Ok(Self {
-            origin: NodeId::from_slice(&w.origin)?,
-            to: w.to.iter().map(|to| to.parse()).collect::<Result<_, _>>()?,
-            precedence: Precedence::from_number(w.precedence)?,
-            created_ms: w.created_ms,
-            deadline_ms: w.created_ms.saturating_add(w.lifetime_ms),
-            deliver_by_ms: Some(w.deliver_by_ms).filter(|ms| *ms != 0),
-            payload_bytes: w.payload_bytes,
-            payload_root: Digest::from_slice(&w.payload_root)?,
+            origin: NodeId::from_slice(origin)?,
+            to: match before.filter(same) {
+                Some(before) => Arc::clone(before),
+                None => to.iter().map(|text| text.parse()).collect::<Result<_, _>>()?,
+            },
+            precedence: Precedence::from_number(precedence)?,
+            created_ms,
+            deadline_ms: created_ms.saturating_add(lifetime_ms),
+            deliver_by_ms: Some(deliver_by_ms).filter(|ms| *ms != 0),
+            payload_bytes,
+            payload_root: Digest::from_slice(payload_root)?,
         })
     }
 }

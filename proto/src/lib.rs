@@ -7,6 +7,7 @@
 pub mod envelope;
 pub mod error;
 pub mod export;
+mod fields;
 pub mod frame;
 pub mod id;
 pub mod join;

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use crate::limits;
 
@@ -127,7 +128,7 @@ macro_rules! text_name {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $name(String);
+        pub struct $name(Arc<str>);
 
         impl $name {
             /// The text.
@@ -169,7 +170,7 @@ impl FromStr for Zone {
 
     fn from_str(text: &str) -> Result<Self, NameError> {
         check_labels(ZONE, text)?;
-        Ok(Self(text.to_owned()))
+        Ok(Self(text.into()))
     }
 }
 
@@ -178,7 +179,7 @@ impl FromStr for NodeName {
 
     fn from_str(text: &str) -> Result<Self, NameError> {
         check_labels(NODE, text)?;
-        Ok(Self(text.to_owned()))
+        Ok(Self(text.into()))
     }
 }
 
@@ -209,7 +210,7 @@ impl FromStr for Inbox {
         let rest_ok =
             text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.'));
         if first_ok && rest_ok && text.len() <= limits::INBOX_BYTES && !text.contains("..") {
-            Ok(Self(text.to_owned()))
+            Ok(Self(text.into()))
         } else {
             Err(NameError::Inbox(text.chars().take(80).collect()))
         }
@@ -223,6 +224,14 @@ pub struct Address {
     pub inbox: Inbox,
     /// The node, without the zone.
     pub node: NodeName,
+}
+
+impl Address {
+    /// Whether this is how it is written.
+    #[must_use]
+    pub fn is(&self, text: &str) -> bool {
+        text.split_once('@') == Some((self.inbox.as_str(), self.node.as_str()))
+    }
 }
 
 impl FromStr for Address {

@@ -8,6 +8,7 @@ use std::fmt;
 use bytes::Bytes;
 
 use crate::error::WireError;
+use crate::fields::Fields;
 use crate::id::{Digest, Incarnation, MessageId, NodeId};
 use crate::limits;
 use crate::name::{Address, Inbox, NodeName};
@@ -191,6 +192,25 @@ pub struct Stamp {
 impl Stamp {
     pub(crate) fn to_wire(&self) -> wire::Stamp {
         wire::Stamp { node: Bytes::copy_from_slice(&self.node.0), name: self.name.to_string(), at_ms: self.at_ms }
+    }
+
+    /// Reads one in place. A name that is `before` shares its memory.
+    pub(crate) fn read(bytes: &[u8], before: Option<&NodeName>) -> Result<Self, WireError> {
+        let (mut node, mut name, mut at_ms) = (&[][..], "", 0);
+        for field in Fields::of("stamp", bytes) {
+            let (number, value) = field?;
+            match number {
+                1 => node = value.bytes()?,
+                2 => name = value.text()?,
+                3 => at_ms = value.number()?,
+                _ => {}
+            }
+        }
+        let name = match before.filter(|before| before.as_str() == name) {
+            Some(before) => before.clone(),
+            None => name.parse()?,
+        };
+        Ok(Self { node: NodeId::from_slice(node)?, name, at_ms })
     }
 
     pub(crate) fn from_wire(w: &wire::Stamp) -> Result<Self, WireError> {

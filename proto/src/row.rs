@@ -7,8 +7,11 @@ use bytes::Bytes;
 
 use crate::envelope::Precedence;
 use crate::error::WireError;
+use crate::fields::Fields;
 use crate::frame::{Recipient, Visit};
 use crate::id::{Digest, Incarnation, MessageId, NodeId};
+use crate::limits;
+use crate::name::NodeName;
 use crate::receipt::{Ordinal, Reason, Stamp, State};
 use crate::wire::row as wire;
 
@@ -155,7 +158,6 @@ macro_rules! at_rest {
     };
 }
 
-at_rest!(MessageRow, Message, "message row");
 at_rest!(ReceiptRow, Receipt, "receipt row");
 at_rest!(NodeRow, Node, "node row");
 at_rest!(NeighborRow, Neighbor, "neighbour row");
@@ -175,15 +177,31 @@ impl RecipientRow {
         }
     }
 
-    fn from_wire(w: wire::Recipient) -> Result<Self, WireError> {
-        let ordinal = Ordinal::from_parts(&w.list, w.ordinal)?;
+    /// Reads one in place.
+    fn read(bytes: &[u8]) -> Result<Self, WireError> {
+        let (mut list, mut index, mut node, mut detail) = (&[][..], 0, &[][..], "");
+        let (mut phase, mut state, mut reason, mut at_ms) = (0, 0, 0, 0);
+        for field in Fields::of("recipient of a message row", bytes) {
+            let (number, value) = field?;
+            match number {
+                1 => list = value.bytes()?,
+                2 => index = value.number_32()?,
+                3 => node = value.bytes()?,
+                4 => phase = value.number_32()?,
+                5 => state = value.number_32()?,
+                6 => reason = value.number_32()?,
+                7 => detail = value.text()?,
+                8 => at_ms = value.number()?,
+                _ => {}
+            }
+        }
         Ok(Self {
-            recipient: Recipient { ordinal, node: id_from(&w.node)? },
-            phase: Phase::from_number(w.phase)?,
-            state: State::from_number(w.state)?,
-            reason: Reason::from_number(w.reason),
-            detail: w.detail,
-            at_ms: w.at_ms,
+            recipient: Recipient { ordinal: Ordinal::from_parts(list, index)?, node: id_from(node)? },
+            phase: Phase::from_number(phase)?,
+            state: State::from_number(state)?,
+            reason: Reason::from_number(reason),
+            detail: detail.to_owned(),
+            at_ms,
         })
     }
 }
@@ -207,25 +225,77 @@ impl MessageRow {
         }
     }
 
-    fn from_wire(w: wire::Message) -> Result<Self, WireError> {
-        let recipients = w.recipients.into_iter().map(RecipientRow::from_wire);
-        let mut recipients: Vec<_> = recipients.collect::<Result<_, _>>()?;
-        // A node may keep a million of these in memory, most with one recipient.
-        recipients.shrink_to_fit();
-        Ok(Self {
-            id: MessageId::from_slice(&w.id)?,
-            visit: Visit { attempt: w.attempt, hops: w.hops },
-            from: id_from(&w.from)?,
-            received_ms: w.received_ms,
-            recipients,
-            stamps: Stamp::list(&w.stamps)?,
-            complete: w.complete,
-            handed_ms: w.offered_ms,
-            handed_to: id_from(&w.offered_to)?,
-            user: w.user,
-            recalls: if w.recalls.is_empty() { None } else { Some(MessageId::from_slice(&w.recalls)?) },
-            demoted_from: w.demoted_from.map(Precedence::from_number).transpose()?,
-        })
+    /// The bytes at rest.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        crate::wire::encode(&self.to_wire())
+    }
+
+    /// Reads the bytes at rest.
+    ///
+    /// # Errors
+    /// [`WireError`] when they are damaged or of a newer release.
+    pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
+        Self::decode_after(bytes, &mut Vec::new())
+    }
+
+    /// Reads the bytes at rest, in place: a start reads a million of them, and most are alike. `names` are those of the
+    /// stamps of the row read before, which share their memory with the same ones in this row; then they are this row's.
+    ///
+    /// # Errors
+    /// As [`Self::decode`].
+    pub fn decode_after(bytes: &[u8], names: &mut Vec<NodeName>) -> Result<Self, WireError> {
+        let (mut id, mut from, mut handed_to, mut recalls) = (&[][..], &[][..], &[][..], &[][..]);
+        let mut row = Self {
+            id: MessageId([0; 32]),
+            visit: Visit::default(),
+            from: None,
+            received_ms: 0,
+            // Most have one recipient, and many one stamp.
+            recipients: Vec::with_capacity(1),
+            stamps: Vec::with_capacity(1),
+            complete: false,
+            handed_ms: 0,
+            handed_to: None,
+            user: None,
+            recalls: None,
+            demoted_from: None,
+        };
+        for field in Fields::of("message row", bytes) {
+            let (number, value) = field?;
+            match number {
+                1 => id = value.bytes()?,
+                2 => row.visit.attempt = value.number_32()?,
+                3 => row.visit.hops = value.number_32()?,
+                4 => from = value.bytes()?,
+                5 => row.received_ms = value.number()?,
+                6 => row.recipients.push(RecipientRow::read(value.bytes()?)?),
+                7 => {
+                    let stamp = Stamp::read(value.bytes()?, names.get(row.stamps.len()))?;
+                    names.truncate(limits::HOPS);
+                    match names.get_mut(row.stamps.len()) {
+                        Some(name) => name.clone_from(&stamp.name),
+                        None => names.push(stamp.name.clone()),
+                    }
+                    row.stamps.push(stamp);
+                }
+                8 => row.complete = value.number()? != 0,
+                9 => row.handed_ms = value.number()?,
+                10 => handed_to = value.bytes()?,
+                11 => row.user = Some(value.number_32()?),
+                12 => recalls = value.bytes()?,
+                13 => row.demoted_from = Some(Precedence::from_number(value.number_32()?)?),
+                _ => {}
+            }
+        }
+        WireError::limit("list of stamps", row.stamps.len(), limits::HOPS)?;
+        row.id = MessageId::from_slice(id)?;
+        (row.from, row.handed_to) = (id_from(from)?, id_from(handed_to)?);
+        row.recalls = if recalls.is_empty() { None } else { Some(MessageId::from_slice(recalls)?) };
+        // A node may keep a million of these in memory.
+        row.recipients.shrink_to_fit();
+        row.stamps.shrink_to_fit();
+        Ok(row)
     }
 }
 

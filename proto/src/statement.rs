@@ -9,6 +9,7 @@
 use bytes::Bytes;
 
 use crate::error::WireError;
+use crate::fields::Fields;
 use crate::id::CertHash;
 use crate::limits;
 use crate::wire::statement as wire;
@@ -168,6 +169,20 @@ impl Signed {
         Self::from_wire(crate::wire::decode("signed statement", bytes)?)
     }
 
+    /// The statement alone, from bytes that were checked when they came.
+    ///
+    /// # Errors
+    /// [`WireError`] when they are malformed.
+    pub fn statement_in(bytes: &[u8]) -> Result<&[u8], WireError> {
+        let mut statement = &[][..];
+        for field in Fields::of("signed statement", bytes) {
+            if let (1, value) = field? {
+                statement = value.bytes()?;
+            }
+        }
+        Ok(statement)
+    }
+
     pub(crate) fn to_wire(&self) -> wire::Signed {
         let s = &self.signature;
         wire::Signed {
@@ -235,6 +250,7 @@ mod tests {
             bytes in any::<Vec<u8>>(),
         ) {
             let written = signed.encode();
+            prop_assert_eq!(Signed::statement_in(&written), Ok(signed.statement.as_ref()));
             prop_assert_eq!(Signed::decode(written.clone()), Ok(signed));
             for bytes in [wound.inflict(&written), bytes.into()] {
                 if let Ok(read) = Signed::decode(bytes) {

@@ -795,6 +795,29 @@ mod tests {
     }
 
     #[test]
+    fn a_row_that_comes_from_another_waits_once_and_among_those_of_that_one() {
+        let mut queues = Queues::default();
+        let place = |source: u8| Place { source: Some(NodeId([source; 16])), by_ms: None };
+        queues.push(Hop::Up, Precedence::Bulk, Row(1), place(1));
+        queues.push(Hop::Up, Precedence::Bulk, Row(2), place(2));
+        queues.change(Precedence::Bulk, Row(1), place(1), place(2));
+        assert_eq!(queues.iter().map(|(_, _, row)| row.0).collect::<Vec<_>>(), [1, 2]);
+        assert!(!queues.remove(Hop::Up, Precedence::Bulk, Row(1), place(1)));
+        assert!(queues.remove(Hop::Up, Precedence::Bulk, Row(1), place(2)));
+        queues.remove_first(Hop::Up, Precedence::Bulk);
+        assert!(!queues.holds(Hop::Up));
+    }
+
+    #[test]
+    fn next_hops_are_named_once_each() {
+        let child = Hop::Child(NodeId([1; 16]));
+        let hops = |hops: &[Hop]| hops.iter().copied().collect::<Hops>();
+        assert_eq!(hops(&[]).as_slice(), []);
+        assert_eq!(hops(&[Hop::Up, Hop::Up]), Hops::One(Hop::Up));
+        assert_eq!(hops(&[Hop::Up, child, Hop::Up, child]).as_slice(), [child, Hop::Up]);
+    }
+
+    #[test]
     fn a_relay_forgets_the_oldest_release_first() {
         let mut custody = Custody::default();
         let id = |n: usize| MessageId::of(&n.to_be_bytes());

@@ -1,13 +1,14 @@
 //! Reading everything back at start. What does not decode is moved to quarantine, whole, and the rest goes on.
 
-use std::sync::mpsc::{channel, sync_channel};
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
 
 use bytes::Bytes;
 use redb::{ReadTransaction, ReadableTable, TableDefinition};
 use tram_proto::envelope::Gist;
 use tram_proto::id::{MessageId, NodeId};
 use tram_proto::manifest::Layout;
-use tram_proto::name::Inbox;
+use tram_proto::name::{Address, Inbox, NodeName};
 use tram_proto::receipt::NodeRecord;
 use tram_proto::row::{KeyRow, MessageRow, NeighborRow, NodeRow, ReceiptRow};
 use tram_proto::statement::Signed;
@@ -67,13 +68,13 @@ pub(super) fn restore(inner: &Inner, each: &mut dyn FnMut(Input)) -> Result<Rest
 }
 
 /// Reads in a thread of its own while what was read is taken in here: each takes half of a start. The batches' memory goes
-/// to and fro: fresh memory for each of them took a sixth of a start.
+/// to and fro, so that the reader needs no fresh one for each.
 fn beside<T: Send>(
     each: &mut dyn FnMut(Input),
     read: impl FnOnce(&mut dyn FnMut(&mut Vec<Input>)) -> Result<T, Fault> + Send,
 ) -> Result<T, Fault> {
     let (hand_over, taken) = sync_channel::<Vec<Input>>(BATCHES);
-    let (give_back, emptied) = channel();
+    let (give_back, emptied) = sync_channel(BATCHES);
     std::thread::scope(|scope| {
         let reader = std::thread::Builder::new().name("restore".into()).spawn_scoped(scope, move || {
             read(&mut |batch| {
@@ -84,7 +85,7 @@ fn beside<T: Send>(
         })?;
         for mut batch in taken {
             batch.drain(..).for_each(&mut *each);
-            drop(give_back.send(batch));
+            drop(give_back.try_send(batch));
         }
         reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
@@ -183,13 +184,13 @@ fn messages(
 ) -> Result<u64, Fault> {
     let mut envelopes = Along::new(txn, ENVELOPES)?;
     let (mut settled, mut payloads) = (Along::new(txn, SETTLED)?, Along::new(txn, PAYLOADS)?);
-    let (mut last, mut batch, mut to) = (0, Vec::with_capacity(BATCH), None);
+    let (mut last, mut batch, mut alike) = (0, Vec::with_capacity(BATCH), Alike::default());
     for entry in txn.open_table(MESSAGES)?.iter()? {
         let (row, bytes) = entry?;
         let row = row.value();
         last = last.max(row);
-        let envelope = envelopes.at(row)?.map(|v| Bytes::copy_from_slice(v.value()));
-        let (message, mut gist) = match decode_message(row, bytes.value(), envelope) {
+        let envelope = envelopes.at(row)?.map(redb::AccessGuard::value);
+        let (message, gist) = match decode_message(row, bytes.value(), envelope, &mut alike) {
             Ok(both) => both,
             Err(why) => {
                 bad.push((Damaged::Message(row), why));
@@ -211,30 +212,41 @@ fn messages(
         {
             held = super::units::held_in(inner, txn, gist.payload_root, layout)?;
         }
-        // One office's mail is often for the same few: they share their memory.
-        match &to {
-            Some(before) if *before == gist.to => gist.to.clone_from(before),
-            _ => to = Some(gist.to.clone()),
-        }
         batch.push(Input::RestoredMessage { row: Row(row), message, gist, held });
     }
     hand_over(&mut batch);
     Ok(last)
 }
 
-fn decode_message(row: u64, bytes: &[u8], envelope: Option<Bytes>) -> Result<(MessageRow, Gist), String> {
+/// What messages often have in common with the one read before: one office's mail is for the same few, by the same way.
+#[derive(Default)]
+struct Alike {
+    to: Option<Arc<[Address]>>,
+    names: Vec<NodeName>,
+}
+
+fn decode_message(
+    row: u64,
+    bytes: &[u8],
+    envelope: Option<&[u8]>,
+    alike: &mut Alike,
+) -> Result<(MessageRow, Gist), String> {
     let envelope = envelope.ok_or("its envelope is gone")?;
-    if !is_whole("message", row, bytes) || !is_whole("envelope", row, &envelope) {
+    if !is_whole("message", row, bytes) || !is_whole("envelope", row, envelope) {
         return Err("its check does not fit".into());
     }
-    let message = MessageRow::decode(bytes).map_err(text)?;
-    let sealed = is_sealed(bytes) && is_sealed(&envelope);
-    let envelope = Signed::decode(envelope).map_err(text)?;
+    let message = MessageRow::decode_after(bytes, &mut alike.names).map_err(text)?;
+    let statement = Signed::statement_in(envelope).map_err(text)?;
     // Two good checks of one row say as much.
-    if !sealed && MessageId::of(&envelope.statement) != message.id {
-        return Err("its envelope is not the one of its id".into());
+    if !(is_sealed(bytes) && is_sealed(envelope)) {
+        Signed::decode(Bytes::copy_from_slice(envelope)).map_err(text)?;
+        if MessageId::of(statement) != message.id {
+            return Err("its envelope is not the one of its id".into());
+        }
     }
-    Ok((message, Gist::decode(&envelope.statement).map_err(text)?))
+    let gist = Gist::decode(statement, alike.to.as_ref()).map_err(text)?;
+    alike.to = Some(Arc::clone(&gist.to));
+    Ok((message, gist))
 }
 
 fn receipts(txn: &ReadTransaction, bad: &mut Bad, each: &mut dyn FnMut(Input)) -> Result<u64, Fault> {

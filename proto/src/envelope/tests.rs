@@ -48,6 +48,24 @@ proptest! {
     }
 
     #[test]
+    fn the_gist_of_a_body_is_read_in_place_and_shares_what_is_the_same(
+        body in strategies::body(),
+        other in strategies::body(),
+        wound in strategies::wound(),
+    ) {
+        let bytes = body.encode().expect("within limits");
+        let gist = Gist::decode(&bytes, Some(&other.gist().to));
+        prop_assert_eq!(gist.as_ref(), Ok(&body.gist()));
+        let to = gist.expect("just read").to;
+        prop_assert!(Arc::ptr_eq(&to, &Gist::decode(&bytes, Some(&to)).expect("the same").to));
+        // Whatever else the bytes are: both read them, and the same, or the gist says no.
+        let wounded = wound.inflict(&bytes);
+        if let (Ok(read), Ok(body)) = (Gist::decode(&wounded, None), Body::decode(&wounded)) {
+            prop_assert_eq!(read, body.gist());
+        }
+    }
+
+    #[test]
     fn a_wounded_body_is_refused_or_read_but_never_a_panic(body in strategies::body(), wound in strategies::wound()) {
         let bytes = wound.inflict(&body.encode().expect("within limits"));
         if let Ok(read) = Body::decode(&bytes) {

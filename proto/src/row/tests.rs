@@ -33,6 +33,18 @@ round_trips! {
     a_key_row_reads_back_what_it_writes, KeyRow, key_row;
 }
 
+proptest! {
+    #![proptest_config(strategies::config())]
+
+    #[test]
+    fn a_message_row_reads_the_same_after_any_other(row in strategies::message_row(), other in strategies::message_row()) {
+        let mut names = Vec::new();
+        prop_assert_eq!(MessageRow::decode_after(&other.encode(), &mut names), Ok(other));
+        prop_assert_eq!(MessageRow::decode_after(&row.encode(), &mut names), Ok(row.clone()));
+        prop_assert_eq!(MessageRow::decode_after(&row.encode(), &mut names), Ok(row));
+    }
+}
+
 #[test]
 fn an_empty_row_is_damage() {
     assert!(MessageRow::decode(&[]).is_err());
