@@ -26,6 +26,8 @@ pub struct Shelf {
     clock: Clock,
     trust: Arc<NodeTrust>,
     bundle: Mutex<Bundle>,
+    /// Held while it is written.
+    saving: Mutex<()>,
     /// Counts changes.
     changed: watch::Sender<u64>,
 }
@@ -40,8 +42,14 @@ impl Shelf {
         for why in left_out {
             warn!(%why, "left out of the PKI bundle; neighbours bring it again");
         }
-        let shelf =
-            Self { pki: pki.to_owned(), clock, trust, bundle: Mutex::new(bundle), changed: watch::Sender::new(0) };
+        let shelf = Self {
+            pki: pki.to_owned(),
+            clock,
+            trust,
+            bundle: Mutex::new(bundle),
+            saving: Mutex::default(),
+            changed: watch::Sender::new(0),
+        };
         shelf.enforce(&shelf.bundle());
         Ok(Arc::new(shelf))
     }
@@ -119,6 +127,7 @@ impl Shelf {
     /// # Errors
     /// [`KeyError`]; what was there stays.
     pub fn save(&self) -> Result<(), KeyError> {
+        let _one_at_a_time = self.saving.lock().unwrap_or_else(PoisonError::into_inner);
         let bundle = self.bundle().clone();
         bundle.save(&self.pki)
     }

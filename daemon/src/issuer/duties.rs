@@ -3,6 +3,7 @@
 //!
 //! Whatever it makes is in the registry, on disk, before it is on the shelf, from where everyone gets it.
 
+use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
@@ -10,7 +11,7 @@ use tracing::{error, info, warn};
 use tram_pki::authority::{Authority, AuthorityError, Root, Scope};
 use tram_pki::bundle::{Known, ObjectError};
 use tram_pki::clock::{BACKDATE_MS, DAY_MS};
-use tram_pki::crl::Reason;
+use tram_pki::crl::{Crl, Reason, Revoked};
 use tram_pki::hash::Sha256;
 use tram_pki::renew::{self, Cause};
 use tram_pki::rotate::{self, RotateError, Stage};
@@ -69,6 +70,14 @@ fn authority_object(certificate: &[u8]) -> Object {
     Object { item: Item { key, version: 1 }, content: Bytes::copy_from_slice(certificate) }
 }
 
+/// Whether a list that is held does not name all of these. Numbers do not tell: the lists of several keys of one CA count
+/// together.
+fn lacks(held: Option<&Crl>, revoked: &[Revoked]) -> bool {
+    let Some(held) = held else { return true };
+    let named: HashSet<Vec<u8>> = held.revoked().into_iter().map(|one| one.serial).collect();
+    revoked.iter().any(|one| !named.contains(&one.serial))
+}
+
 impl Desk {
     /// Makes what is due: certificates of this CA into the bundle, lists that are old, a notice that has changed. Blocks on
     /// the disk. `at_once` makes new lists whatever their age.
@@ -83,7 +92,7 @@ impl Desk {
         self.shelf.put(object).map(|_| ()).map_err(|why| why.to_string())
     }
 
-    fn publish_in(&self, inside: &mut Inside, at_once: bool) -> Result<(), String> {
+    pub(super) fn publish_in(&self, inside: &mut Inside, at_once: bool) -> Result<(), String> {
         let now_ms = self.clock.wall_ms();
         self.publish_root(inside, at_once)?;
         let old = rotate::ca_old(&self.pki).unwrap_or_else(|why| {
@@ -101,13 +110,13 @@ impl Desk {
         let registry = &mut inside.registry;
         for one in std::iter::once(authority.as_ref()).chain(&old) {
             let id = one.id();
-            let held = self.shelf.with(|bundle| bundle.crl(&id).map(|crl| (crl.number, crl.this_update_ms)));
-            let age = held.map(|(_, at_ms)| now_ms.saturating_sub(at_ms.saturating_add(BACKDATE_MS)));
-            let behind = held.is_none_or(|(number, _)| number < registry.crl_number());
-            if at_once || behind || age.is_none_or(|age| age >= LIST_MS) {
-                let seen = held.map_or(0, |(number, _)| number);
+            let held = self.shelf.with(|bundle| bundle.crl(&id).cloned());
+            let made_ms = held.as_ref().map_or(0, |crl| crl.this_update_ms.saturating_add(BACKDATE_MS));
+            let revoked = registry.revoked();
+            if at_once || now_ms.saturating_sub(made_ms) >= LIST_MS || lacks(held.as_ref(), &revoked) {
+                let seen = held.map_or(0, |crl| crl.number);
                 let number = registry.next_crl(false, seen, now_ms).map_err(|why| why.to_string())?;
-                let der = one.crl(&registry.revoked(), number, now_ms).map_err(|why| why.to_string())?;
+                let der = one.crl(&revoked, number, now_ms).map_err(|why| why.to_string())?;
                 self.put(&crl_object(id, number, der))?;
             }
         }
@@ -136,13 +145,19 @@ impl Desk {
             if !self.shelf.with(|bundle| bundle.roots().contains(root.certificate())) {
                 continue;
             }
-            let held = self.shelf.with(|bundle| bundle.crl(&root.id()).map(|crl| (crl.number, crl.this_update_ms)));
-            let old = held.is_none_or(|(_, at_ms)| now_ms.saturating_sub(at_ms) >= ROOT_LIST_MS);
-            let behind = held.is_some_and(|(number, _)| number < inside.registry.root_crl_number());
-            if at_once || old || behind {
-                let seen = held.map_or(0, |(number, _)| number);
+            let held = self.shelf.with(|bundle| bundle.crl(&root.id()).cloned());
+            let made_ms = held.as_ref().map_or(0, |crl| crl.this_update_ms);
+            let mut revoked = inside.registry.root_revoked();
+            if at_once || now_ms.saturating_sub(made_ms) >= ROOT_LIST_MS || lacks(held.as_ref(), &revoked) {
+                // What was revoked by file, while the key was away, stays revoked.
+                for one in held.iter().flat_map(Crl::revoked) {
+                    if !revoked.iter().any(|known| known.serial == one.serial) {
+                        revoked.push(one);
+                    }
+                }
+                let seen = held.map_or(0, |crl| crl.number);
                 let number = inside.registry.next_crl(true, seen, now_ms).map_err(|why| why.to_string())?;
-                let der = root.crl(&inside.registry.root_revoked(), number, now_ms).map_err(|why| why.to_string())?;
+                let der = root.crl(&revoked, number, now_ms).map_err(|why| why.to_string())?;
                 self.put(&crl_object(root.id(), number, der))?;
             }
         }
