@@ -1,5 +1,7 @@
 //! The command line: names, flags and defaults. Scripts depend on them: add, don't rename (DESIGN §10).
 
+mod pki;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,6 +13,8 @@ use tram_proto::id::MessageId;
 use tram_proto::join::Uplink;
 use tram_proto::limits;
 use tram_proto::name::{Address, Inbox, NodeName, Role};
+
+pub(crate) use pki::*;
 
 /// Send and receive documents over Tram, and look after the node on this machine.
 #[derive(Debug, Parser)]
@@ -292,9 +296,11 @@ pub(crate) enum TokenCommand {
     },
 }
 
-/// Most of these work on the node's files, with no daemon and no network.
+/// Those about keys and files work with no daemon and no network.
 #[derive(Debug, Subcommand)]
 pub(crate) enum PkiCommand {
+    #[command(flatten)]
+    Overlay(OverlayCommand),
     /// Have the node forget the CA's opened key: it issues nothing until `unlock`. Or set the passphrase
     Lock(LockArgs),
     /// Open the CA's locked key in the running node

@@ -1,9 +1,11 @@
-//! `tram pki`: keys at rest, the audit log, backup and restore.
+//! `tram pki`: certificates in use, keys at rest, the audit log, backup and restore.
 //!
 //! Works on the node's files where it can. What the running daemon holds is changed by asking it: then it is also the
 //! daemon that writes the audit log.
 
 mod offline;
+mod overlay;
+pub(crate) mod standing;
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
@@ -46,6 +48,7 @@ pub(crate) async fn run(dir: Option<&Path>, command: PkiCommand, json: bool) -> 
         }
         PkiCommand::Backup(args) => make_backup(&places, &args, json),
         PkiCommand::Restore(args) => restore(&places, args, json),
+        PkiCommand::Overlay(command) => overlay::run(&place, command, json).await,
         PkiCommand::Offline(command) => offline::run(&place, &places.pki, command, json).await,
     }
 }

@@ -7,6 +7,7 @@ use tram_client::{Admin, InboxView, LinkView, NodeView, Place, QueueView, Queues
 
 use crate::args::StatusArgs;
 use crate::exit::{Failure, NEGATIVE};
+use crate::pki::standing::{certificate_json, certificate_rows};
 use crate::show;
 
 const AGAIN: Duration = Duration::from_secs(2);
@@ -122,9 +123,7 @@ fn status_json(status: &StatusAnswer) -> Value {
         "problems": status.problems,
         "links": list(&status.links, link_json),
         "queues": list(&status.queues, queue_json),
-        "certificates": list(&status.certificates, |c| {
-            json!({ "name": c.name, "kind": c.kind, "not_after": show::utc(c.not_after_ms) })
-        }),
+        "certificates": list(&status.certificates, |c| certificate_json(c, status.now_ms)),
         "spool": {
             "messages": spool.messages,
             "receipts": spool.receipts,
@@ -185,9 +184,9 @@ fn status_text(status: &StatusAnswer) -> String {
     }
     let (messages, receipts, room) = (spool.messages, spool.receipts, show::bytes(spool.room_bytes));
     text.push_str(&format!("\nspool: {messages} messages, {receipts} receipts, {room} free\n"));
-    let rows: Vec<_> =
-        status.certificates.iter().map(|c| [c.name.clone(), c.kind.clone(), show::local(c.not_after_ms)]).collect();
-    text.push_str(&format!("\n{}\n", show::table(["CERTIFICATE", "KIND", "UNTIL"], &rows)));
+    // On one screen: those of other CAs are in `tram pki status`.
+    let rows = certificate_rows(status.certificates.iter().filter(|one| one.own), status.now_ms);
+    text.push_str(&format!("\n{}\n", show::table(["LEFT", "UNTIL", "KIND", "NAME"], &rows)));
     let inboxes: Vec<_> = status.inboxes.iter().map(|i| [i.name.clone(), i.messages.to_string()]).collect();
     text.push_str(&format!("\n{}\n", show::table(["INBOX", "MESSAGES"], &inboxes)));
     text.push_str(&format!("\n{}\n", link_table(&status.links)));

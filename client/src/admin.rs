@@ -1,5 +1,7 @@
 //! An administrator's door.
 
+mod pki;
+
 use bytes::Bytes;
 use tonic::transport::Channel;
 use tram_proto::id::MessageId;

@@ -4,6 +4,7 @@
 //! answered. A key that is locked or cannot be read stops issuing and nothing else.
 
 pub mod duties;
+pub mod records;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -8,6 +8,7 @@
 //! | `submit`, `deliver` | payload in, payload out |
 //! | `known`, `watch`, `trace`, `messages` | what became of messages |
 //! | `plan` | what links may carry |
+//! | [`pki`] | how certificates stand, and what an administrator orders about them |
 //! | `gaps` | which numbers are missing in an inbox |
 //! | `scrub` | reading the spool over |
 //! | `command` | cancel, recall, status, and what administrators order |
@@ -26,6 +27,7 @@ mod deliver;
 mod gaps;
 mod known;
 mod messages;
+pub mod pki;
 mod plan;
 pub mod quota;
 mod refusal;
@@ -74,6 +76,8 @@ pub struct Door {
     pub station: Arc<dyn station::Station>,
     /// The PKI's registry and tokens; `None` on a node that issues no certificates.
     pub issuer: Option<Arc<dyn station::Issuer>>,
+    /// Certificates, of this node and of others.
+    pub pki: Arc<pki::PkiDoor>,
     /// Reads the config again.
     pub reload: Arc<dyn station::Reload>,
     /// The rules in force; a reload sends new ones.

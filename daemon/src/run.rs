@@ -32,12 +32,13 @@ use crate::link::endpoint::{Endpoints, QuicKeys};
 use crate::link::pki::herald::Herald;
 use crate::link::trust::NodeTrust;
 use crate::link::{Here, acceptor};
+use crate::local::pki::PkiDoor;
 use crate::local::quota::Quotas;
 use crate::local::station::Issuer;
 use crate::local::{self, Door, Sockets};
 use crate::paths::Paths;
 use crate::registrar::Registrar;
-use crate::registrar::renewal::Renewal;
+use crate::registrar::renewal::{Renewal, Tried};
 use crate::reload::{self, Reloader};
 use crate::setup::Reachable;
 use crate::shelf::Shelf;
@@ -204,18 +205,39 @@ pub async fn run(
     let sockets = Sockets::bind(&paths.run).map_err(|e| Failure::new(exit::CONFIG, e))?;
     let rules = reload::access_of(&config, &paths).map_err(|e| Failure::new(exit::CONFIG, e))?;
     let (new_rules, access) = watch::channel(rules);
-    let station = Arc::new(View::new(trust.clone(), &config, clock, uplinks.status(), here.clone()));
+    let station = Arc::new(View::new(&trust, &config, clock, uplinks.status(), here.clone()));
     let listen = config.listen.overlay;
     let issuer = desk.clone().map(|desk| desk as Arc<dyn Issuer>);
     let pki = paths.pki.clone();
     let reloader = Arc::new(Reloader::new(paths, config, uplinks, new_rules, here.clone(), issuer.clone()));
     reloader.look_at_plan().await;
     let (renew_now, asked) = watch::channel(0);
-    let renewal = Renewal { pki, trust, shelf, desk, herald, reloader: reloader.clone(), clock };
+    let (tried, tries) = watch::channel(Tried::default());
+    let pki_door = Arc::new(PkiDoor {
+        pki: pki.clone(),
+        shelf: shelf.clone(),
+        desk: desk.clone(),
+        herald: herald.clone(),
+        trust: trust.clone(),
+        renew_now,
+        tried: tries,
+        clock,
+    });
+    let renewal = Renewal { pki, trust, shelf, desk, herald, reloader: reloader.clone(), tried, clock };
     keeping.spawn(renewal.run(asked));
     let (plan, quotas) = (here.plan.subscribe(), Arc::new(Quotas::new(clock)));
     let reload = reloader.clone();
-    let door = Door { engine: engine.clone(), spool: spool.clone(), station, issuer, reload, access, plan, quotas };
+    let door = Door {
+        engine: engine.clone(),
+        spool: spool.clone(),
+        station,
+        issuer,
+        pki: pki_door,
+        reload,
+        access,
+        plan,
+        quotas,
+    };
     let (close_local, closing) = watch::channel(false);
     let local = tokio::spawn(local::serve(sockets, door, wait_for(closing)));
     let by_signal = reloader.clone();
@@ -234,7 +256,6 @@ pub async fn run(
     }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     reloading.abort();
-    drop(renew_now);
     keeping.shutdown().await;
     let _ = close_local.send(true);
     let _ = tokio::time::timeout(Duration::from_secs(5), local).await;

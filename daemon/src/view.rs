@@ -1,4 +1,4 @@
-//! What the local sockets may know of this node beside the engine: who it is, its certificates, its connections.
+//! What the local sockets may know of this node beside the engine: who it is, its connections.
 
 use std::sync::Arc;
 
@@ -10,12 +10,11 @@ use crate::config::Config;
 use crate::link::dialer::{UplinkState, UplinkStatus};
 use crate::link::trust::NodeTrust;
 use crate::link::{Here, says_revoked};
-use crate::local::station::{Certificate, Identity, LinkFacts, Station, Wire};
+use crate::local::station::{Identity, LinkFacts, Station, Wire};
 
 /// The node as its own sockets see it.
 pub(crate) struct View {
     identity: Identity,
-    trust: Arc<NodeTrust>,
     uplinks: watch::Receiver<Vec<UplinkStatus>>,
     here: Arc<Here>,
     clock: Clock,
@@ -25,7 +24,7 @@ impl View {
     /// Brings it together.
     #[must_use]
     pub(crate) fn new(
-        trust: Arc<NodeTrust>,
+        trust: &NodeTrust,
         config: &Config,
         clock: Clock,
         uplinks: watch::Receiver<Vec<UplinkStatus>>,
@@ -41,22 +40,13 @@ impl View {
             title: config.node.title.clone(),
             started_ms: clock.wall_ms(),
         };
-        Self { identity, trust, uplinks, here, clock }
+        Self { identity, uplinks, here, clock }
     }
 }
 
 impl Station for View {
     fn identity(&self) -> Identity {
         self.identity.clone()
-    }
-
-    fn certificates(&self) -> Vec<Certificate> {
-        let (keys, roots) = (self.trust.keys(), self.trust.roots());
-        let me = keys.identity();
-        vec![
-            Certificate { name: me.name.to_string(), kind: "node", not_after_ms: me.not_after_ms },
-            Certificate { name: roots.zone().to_string(), kind: "root", not_after_ms: roots.not_after_ms() },
-        ]
     }
 
     fn links(&self) -> Vec<LinkFacts> {

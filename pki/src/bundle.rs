@@ -172,11 +172,8 @@ impl Bundle {
             }
         }
         files::write(&dir.join(BUNDLE_BIN), &bytes, Access::Public)?;
-        // With the list on disk, the roots follow from the ones before.
-        if self.list.is_some() {
-            keystore::write_certificates(&dir.join(ROOT_PEM), &self.roots)?;
-        }
-        Ok(())
+        // With the list on disk, the roots follow from the ones before; without one, an admin brought them by hand.
+        keystore::write_certificates(&dir.join(ROOT_PEM), &self.roots)
     }
 
     /// The overlay's zone.

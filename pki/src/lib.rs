@@ -9,6 +9,7 @@
 //! | [`token`], [`enrol`] | how a new node joins |
 //! | [`renew`] | how a node gets its next certificate, and a province its CA |
 //! | [`rotate`] | how a root is exchanged |
+//! | [`ceremony`] | the root's key away from the node: what is signed with it by file |
 //! | [`pins`] | which CA may speak for a node id |
 //! | [`policy`], [`trust`] | who a certificate speaks for; whether its chain holds |
 //! | [`verify`] | TLS configurations for links and for joining |
@@ -24,6 +25,7 @@
 pub mod authority;
 pub mod backup;
 pub mod bundle;
+pub mod ceremony;
 pub mod clock;
 pub mod crl;
 pub mod csr;

@@ -172,6 +172,18 @@ impl Ca {
 /// An uncompressed point of P-256, in bytes.
 const P256_POINT: usize = 65;
 
+/// SHA-256 of the public key of a certificate; `None` when that is none.
+#[must_use]
+pub fn key_of(der: &[u8]) -> Option<Sha256> {
+    parse(der).ok().map(|parsed| Sha256::of(parsed.public_key().raw))
+}
+
+/// When a certificate expires, Unix milliseconds; `None` when it is none.
+#[must_use]
+pub fn not_after_ms(der: &[u8]) -> Option<u64> {
+    parse(der).ok().map(|parsed| ms(parsed.validity().not_after.timestamp()))
+}
+
 pub(crate) fn parse<'a>(der: &'a [u8]) -> Result<X509Certificate<'a>, PolicyError> {
     match X509Certificate::from_der(der) {
         Ok(([], certificate)) => Ok(certificate),

@@ -14,6 +14,7 @@ mod e2e {
     mod lost_spools;
     mod payloads;
     mod pki;
+    mod pki_commands;
     mod precedence;
     mod recipients;
     mod reload;

@@ -1,4 +1,4 @@
-//! The administrator's service, call by call: views of the node, inboxes, tokens.
+//! The administrator's service, call by call: views of the node, inboxes, tokens, certificates.
 
 use std::collections::BTreeMap;
 
@@ -8,11 +8,13 @@ use tram_pki::lock::Passphrase;
 use tram_proto::id::NodeId;
 use tram_proto::local::admin_server::Admin;
 use tram_proto::local::{
-    CertificateView, Changed, Done, HopName, InboxName, InboxView, InboxesAnswer, InboxesRequest, KeyView, LinkView,
-    LinksAnswer, LinksRequest, NodeName, NodeView, NodesAnswer, NodesRequest, PkiLockAnswer, PkiLockRequest,
-    PkiSignAnswer, PkiSignRequest, PkiUnlockRequest, PlanAnswer, PlanCheckRequest, PlanShowRequest, QueueView,
-    QueuesAnswer, QueuesRequest, ReloadAnswer, ReloadRequest, RetryRequest, ScrubAnswer, ScrubRequest, SpoolView,
-    StatusAnswer, StatusRequest, TokenCancelRequest, TokenListAnswer, TokenListRequest, TokenNewAnswer,
+    Changed, Done, HopName, InboxName, InboxView, InboxesAnswer, InboxesRequest, KeyView, LinkView, LinksAnswer,
+    LinksRequest, NodeName, NodeView, NodesAnswer, NodesRequest, PkiForgetRootRequest, PkiInstallAnswer,
+    PkiInstallRequest, PkiLockAnswer, PkiLockRequest, PkiNodesAnswer, PkiNodesRequest, PkiPinRequest, PkiRenameRequest,
+    PkiRenewAnswer, PkiRenewRequest, PkiRevokeAnswer, PkiRevokeRequest, PkiRotateRequest, PkiRotation, PkiSignAnswer,
+    PkiSignRequest, PkiStatusAnswer, PkiStatusRequest, PkiUnlockRequest, PlanAnswer, PlanCheckRequest, PlanShowRequest,
+    QueueView, QueuesAnswer, QueuesRequest, ReloadAnswer, ReloadRequest, RetryRequest, ScrubAnswer, ScrubRequest,
+    SpoolView, StatusAnswer, StatusRequest, TokenCancelRequest, TokenListAnswer, TokenListRequest, TokenNewAnswer,
     TokenNewRequest, TokenView,
 };
 use tram_proto::name::Inbox;
@@ -20,11 +22,10 @@ use tram_relay::input::{Command, Side};
 use tram_relay::snapshot::Snapshot;
 use zeroize::Zeroize as _;
 
-use super::station::{Certificate, Issuer, IssuerError, KeyOrder, LinkFacts, SignOrder, TokenOrder, Wire};
+use super::pki::PkiDoor;
+use super::station::{Issuer, IssuerError, KeyOrder, LinkFacts, SignOrder, TokenOrder, Wire};
 use super::{Door, app, command, plan, refusal, scrub};
 
-/// A certificate that ends sooner makes the node degraded: it is time to join again.
-const CERTIFICATE_SOON_MS: u64 = 14 * 24 * 3600 * 1000;
 /// Less room than this makes the node degraded, in bytes.
 const ROOM_LOW: u64 = 64 * 1024 * 1024;
 
@@ -62,6 +63,15 @@ impl Service {
         done.map_err(|why| refusal::issuer_refused(&why))
     }
 
+    async fn pki<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&PkiDoor) -> Result<T, IssuerError> + Send + 'static,
+    ) -> Result<T, Status> {
+        let pki = self.door.pki.clone();
+        let done = tokio::task::spawn_blocking(move || work(&pki)).await.map_err(refusal::broken)?;
+        done.map_err(|why| refusal::issuer_refused(&why))
+    }
+
     async fn command(&self, command: Command) -> Result<Response<Changed>, Status> {
         let outcome = command::carry_out(&self.door, command).await?;
         Ok(Response::new(Changed { changed: outcome.changed as u64 }))
@@ -80,12 +90,11 @@ impl Admin for Service {
         self.check(&request)?;
         let snapshot = self.snapshot().await?;
         let station = &self.door.station;
-        let (identity, certificates, now_ms) = (station.identity(), station.certificates(), station.now_ms());
+        let (identity, now_ms) = (station.identity(), station.now_ms());
         let links = links(&snapshot, station.links());
-        let mut problems = problems(&snapshot, &links, &certificates, now_ms);
-        if self.door.issuer.is_some() {
-            problems.extend(self.issuer(|issuer| Ok(issuer.problems())).await?);
-        }
+        let mut problems = problems(&snapshot, &links);
+        let (certificates, more) = self.pki(|pki| Ok((pki.certificates(), pki.problems()))).await?;
+        problems.extend(more);
         Ok(Response::new(StatusAnswer {
             node: identity.name.to_string(),
             node_id: identity.node.to_string(),
@@ -100,10 +109,7 @@ impl Admin for Service {
             problems,
             links,
             queues: queues(&snapshot),
-            certificates: certificates
-                .into_iter()
-                .map(|c| CertificateView { name: c.name, kind: c.kind.to_owned(), not_after_ms: c.not_after_ms })
-                .collect(),
+            certificates,
             spool: Some(SpoolView {
                 messages: snapshot.messages as u64,
                 receipts: snapshot.receipts as u64,
@@ -236,6 +242,67 @@ impl Admin for Service {
         let order = SignOrder { request, role: role.parse().map_err(refusal::invalid)?, uplink, by };
         let answer = self.issuer(move |issuer| issuer.sign(order)).await?;
         Ok(Response::new(PkiSignAnswer { answer: answer.into() }))
+    }
+
+    async fn pki_status(&self, request: Request<PkiStatusRequest>) -> Result<Response<PkiStatusAnswer>, Status> {
+        self.check(&request)?;
+        Ok(Response::new(self.pki(|pki| Ok(pki.status())).await?))
+    }
+
+    async fn pki_nodes(&self, request: Request<PkiNodesRequest>) -> Result<Response<PkiNodesAnswer>, Status> {
+        self.check(&request)?;
+        Ok(Response::new(self.pki(|pki| Ok(pki.list())).await?))
+    }
+
+    async fn pki_renew(&self, request: Request<PkiRenewRequest>) -> Result<Response<PkiRenewAnswer>, Status> {
+        self.check(&request)?;
+        Ok(Response::new(self.door.pki.renew().await))
+    }
+
+    async fn pki_revoke(&self, request: Request<PkiRevokeRequest>) -> Result<Response<PkiRevokeAnswer>, Status> {
+        self.check(&request)?;
+        let by = caller(&request);
+        let order = request.into_inner();
+        let serials = self.pki(move |pki| pki.revoke(&order, &by)).await?;
+        Ok(Response::new(PkiRevokeAnswer { serials }))
+    }
+
+    async fn pki_rename(&self, request: Request<PkiRenameRequest>) -> Result<Response<Done>, Status> {
+        self.check(&request)?;
+        let by = caller(&request);
+        let order = request.into_inner();
+        self.pki(move |pki| pki.rename(&order, &by)).await?;
+        Ok(Response::new(Done {}))
+    }
+
+    async fn pki_rotate(&self, request: Request<PkiRotateRequest>) -> Result<Response<PkiRotation>, Status> {
+        self.check(&request)?;
+        let by = caller(&request);
+        let order = request.into_inner();
+        Ok(Response::new(self.pki(move |pki| pki.rotate(&order, &by)).await?))
+    }
+
+    async fn pki_install(&self, request: Request<PkiInstallRequest>) -> Result<Response<PkiInstallAnswer>, Status> {
+        self.check(&request)?;
+        let by = caller(&request);
+        let objects = request.into_inner().objects;
+        Ok(Response::new(self.pki(move |pki| pki.install(objects, &by)).await?))
+    }
+
+    async fn pki_pin(&self, request: Request<PkiPinRequest>) -> Result<Response<Done>, Status> {
+        self.check(&request)?;
+        let by = caller(&request);
+        let roots = request.into_inner().roots;
+        self.pki(move |pki| pki.pin(&roots, &by)).await?;
+        Ok(Response::new(Done {}))
+    }
+
+    async fn pki_forget_root(&self, request: Request<PkiForgetRootRequest>) -> Result<Response<Done>, Status> {
+        self.check(&request)?;
+        let by = caller(&request);
+        let digest = request.into_inner().digest;
+        self.pki(move |pki| pki.forget_root(&digest, &by)).await?;
+        Ok(Response::new(Done {}))
     }
 
     async fn queue_pause(&self, request: Request<HopName>) -> Result<Response<Changed>, Status> {
@@ -394,7 +461,7 @@ fn cure_of_held(peer: &str) -> String {
 }
 
 /// Why the node is degraded, each with what to do.
-fn problems(snapshot: &Snapshot, links: &[LinkView], certificates: &[Certificate], now_ms: u64) -> Vec<String> {
+fn problems(snapshot: &Snapshot, links: &[LinkView]) -> Vec<String> {
     let mut problems = Vec::new();
     let uplinks: Vec<&LinkView> = links.iter().filter(|link| link.side == "up").collect();
     if !uplinks.is_empty() && uplinks.iter().all(|link| link.state != "up") {
@@ -416,15 +483,6 @@ fn problems(snapshot: &Snapshot, links: &[LinkView], certificates: &[Certificate
         problems.push(
             "the clock is not trusted: set it (`timedatectl set-ntp true`); nothing expires meanwhile".to_owned(),
         );
-    }
-    for certificate in certificates {
-        if certificate.not_after_ms <= now_ms {
-            problems.push(format!("the certificate of {} ({}) has expired", certificate.name, certificate.kind));
-        } else if certificate.not_after_ms - now_ms < CERTIFICATE_SOON_MS {
-            let days = (certificate.not_after_ms - now_ms) / (24 * 3600 * 1000);
-            problems
-                .push(format!("the certificate of {} ({}) ends in {days} days", certificate.name, certificate.kind));
-        }
     }
     if snapshot.spool_room_bytes < ROOM_LOW {
         problems.push(format!("the spool is nearly full: {} bytes are free for messages", snapshot.spool_room_bytes));

@@ -36,8 +36,7 @@ pub(super) fn no_such_message() -> Status {
 }
 
 pub(super) fn no_authority() -> Status {
-    let message = "this node issues no certificates: make the token at the first node, which holds the CA";
-    make(Code::FailedPrecondition, "no_authority", false, message)
+    issuer_refused(&IssuerError::NoAuthority)
 }
 
 /// The caller fell behind in a stream that cannot be repeated from where it was.
@@ -115,6 +114,7 @@ pub(super) fn issuer_refused(why: &IssuerError) -> Status {
         IssuerError::Locked(_) => make(Code::FailedPrecondition, "ca_locked", false, message),
         IssuerError::WrongPassphrase(_) => make(Code::PermissionDenied, "wrong_passphrase", false, message),
         IssuerError::NotLocked(_) => make(Code::FailedPrecondition, "not_locked", false, message),
+        IssuerError::NoAuthority => make(Code::FailedPrecondition, "no_authority", false, message),
         IssuerError::Failed(_) => make(Code::Internal, "failed", false, message),
     }
 }

@@ -25,17 +25,6 @@ pub struct Identity {
     pub started_ms: u64,
 }
 
-/// A certificate this node depends on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Certificate {
-    /// Whose.
-    pub name: String,
-    /// `node`, `issuer` or `root`.
-    pub kind: &'static str,
-    /// When it ends, Unix milliseconds.
-    pub not_after_ms: u64,
-}
-
 /// How it stands with the connection to a neighbour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wire {
@@ -76,8 +65,6 @@ pub struct LinkFacts {
 pub trait Station: Send + Sync + 'static {
     /// Who this node is.
     fn identity(&self) -> Identity;
-    /// The certificates it depends on, its own first.
-    fn certificates(&self) -> Vec<Certificate>;
     /// Every uplink of the config and every connection there is.
     fn links(&self) -> Vec<LinkFacts>;
     /// This machine's clock, Unix milliseconds.
@@ -126,6 +113,11 @@ pub enum IssuerError {
     /// There is no lock that could be closed.
     #[error("{0}")]
     NotLocked(String),
+    /// This node holds no CA.
+    #[error(
+        "this node issues no certificates: do it at the first node, which holds the CA, or at a province that has one"
+    )]
+    NoAuthority,
     /// The store of the PKI failed.
     #[error("{0}")]
     Failed(String),

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tracing::{error, info, warn};
 use tram_pki::authority::Scope;
 use tram_pki::clock::DAY_MS;
@@ -47,8 +48,17 @@ pub struct Renewal {
     pub herald: Arc<Herald>,
     /// Dials with the new certificate.
     pub reloader: Arc<Reloader>,
+    /// Hears how each try to renew this node's certificate ended.
+    pub tried: watch::Sender<Tried>,
     /// The time.
     pub clock: Clock,
+}
+
+/// How the last try to renew this node's certificate ended.
+#[derive(Debug, Clone, Default)]
+pub struct Tried {
+    /// Why it was not renewed; empty when it was, or when there was no try yet.
+    pub error: String,
 }
 
 /// Why the certificate is to be exchanged.
@@ -64,7 +74,7 @@ enum Why {
 
 impl Renewal {
     /// Runs as long as the node. `asked` counts the times that an admin wants it at once.
-    pub async fn run(self, mut asked: tokio::sync::watch::Receiver<u64>) {
+    pub async fn run(self, mut asked: watch::Receiver<u64>) {
         let mut again = AGAIN;
         let (mut changes, mut said) = (self.shelf.changes(), false);
         let mut wanted = false;
@@ -95,11 +105,13 @@ impl Renewal {
         match self.renew().await {
             Ok(until_ms) => {
                 *said = false;
+                self.tried.send_replace(Tried::default());
                 info!(until = %tram_pki::clock::Utc(until_ms), ?why, "this node's certificate was renewed");
                 ca
             }
             Err(problem) => {
                 self.tell(&problem, said);
+                self.tried.send_replace(Tried { error: problem });
                 false
             }
         }

@@ -18,7 +18,7 @@ use tram_relay::output::{Event, InboxRefused, Op, Statement, SubmitRefused};
 use tram_relay::snapshot::Snapshot;
 
 use super::super::access::Access;
-use super::super::station::{Certificate, Identity, KeyChange, LinkFacts, Reload, ReloadError, Station, Wire};
+use super::super::station::{Identity, KeyChange, LinkFacts, Reload, ReloadError, Station, Wire};
 use super::super::{Door, Sockets, serve};
 use crate::committer::Sign;
 use crate::config::Config;
@@ -30,8 +30,8 @@ use crate::spool::{MemorySpool, Spool};
 pub(super) const NOW_MS: u64 = 1_800_000_000_000;
 
 /// A node in a temporary directory.
-pub(super) struct Node {
-    pub(super) dir: tempfile::TempDir,
+pub(in crate::local) struct Node {
+    pub(in crate::local) dir: tempfile::TempDir,
     pub(super) spool: Arc<dyn Spool>,
     pub(super) engine: EngineHandle,
     pub(super) access: watch::Sender<Arc<Access>>,
@@ -42,6 +42,12 @@ pub(super) struct Node {
 impl Node {
     /// Starts one with this much room in its spool, in bytes.
     pub(super) fn start(room: u64) -> Self {
+        let (engine, spool) = Self::fake(room);
+        Self::serve(engine, spool)
+    }
+
+    /// The engine alone, and its spool.
+    pub(in crate::local) fn fake(room: u64) -> (EngineHandle, Arc<dyn Spool>) {
         let spool = MemorySpool::new(room, 1000);
         let (engine, requests, events) = EngineHandle::new();
         let fake = Engine {
@@ -52,19 +58,31 @@ impl Node {
             next_row: 1,
         };
         tokio::spawn(fake.run(requests));
-        Self::serve(engine, Arc::new(spool))
+        (engine, Arc::new(spool))
     }
 
     /// Serves the sockets of whatever answers behind that handle.
     pub(super) fn serve(engine: EngineHandle, spool: Arc<dyn Spool>) -> Self {
         let dir = tempfile::tempdir().expect("temporary directory");
+        let pki = crate::local::pki::tests::door(dir.path(), false);
+        Self::serve_with(dir, engine, spool, pki)
+    }
+
+    /// The same, with the certificates of that door.
+    pub(in crate::local) fn serve_with(
+        dir: tempfile::TempDir,
+        engine: EngineHandle,
+        spool: Arc<dyn Spool>,
+        pki: Arc<crate::local::pki::PkiDoor>,
+    ) -> Self {
         spool.put_chain(&[Bytes::from_static(b"certificate")]).expect("kept");
         let (access, rules) = watch::channel(Arc::new(Access::own_user()));
         let door = Door {
             engine: engine.clone(),
             spool: spool.clone(),
             station: Arc::new(Here),
-            issuer: None,
+            issuer: pki.desk.clone().map(|desk| desk as Arc<dyn crate::local::station::Issuer>),
+            pki,
             reload: Arc::new(Reloaded::default()),
             access: rules,
             plan: watch::channel(Arc::default()).1,
@@ -114,10 +132,6 @@ impl Station for Here {
             title: String::new(),
             started_ms: NOW_MS,
         }
-    }
-
-    fn certificates(&self) -> Vec<Certificate> {
-        vec![Certificate { name: "central".to_owned(), kind: "node", not_after_ms: NOW_MS + 1000 }]
     }
 
     fn links(&self) -> Vec<LinkFacts> {

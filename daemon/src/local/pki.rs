@@ -1,0 +1,212 @@
+//! What an administrator asks and orders about certificates, call by call.
+//!
+//! What there is to see is in `survey`; what is done, the CA, the bundle and the renewal do.
+
+mod survey;
+#[cfg(test)]
+pub(in crate::local) mod tests;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::watch;
+use tracing::warn;
+use tram_pki::crl::Reason;
+use tram_proto::local::{
+    PkiInstallAnswer, PkiNodesAnswer, PkiRenameRequest, PkiRenewAnswer, PkiRevokeRequest, PkiRotateRequest,
+    PkiRotation, PkiStatusAnswer,
+};
+use tram_proto::name::NodeName;
+use tram_proto::pki::PkiFrame;
+
+use super::station::IssuerError;
+use crate::clock::Clock;
+use crate::issuer::Desk;
+use crate::issuer::duties::RootStep;
+use crate::link::pki::herald::Herald;
+use crate::link::trust::NodeTrust;
+use crate::registrar::renewal::Tried;
+use crate::shelf::Shelf;
+
+/// A renewal that was asked for is waited for so long: two questions to the CAs, and dialling the uplinks.
+const RENEWAL: Duration = Duration::from_secs(150);
+
+/// What the calls about certificates work with.
+pub struct PkiDoor {
+    /// The pki directory.
+    pub pki: PathBuf,
+    /// The bundle.
+    pub shelf: Arc<Shelf>,
+    /// This node's CA.
+    pub desk: Option<Arc<Desk>>,
+    /// What nodes below have said of themselves.
+    pub herald: Arc<Herald>,
+    /// What is in force.
+    pub trust: Arc<NodeTrust>,
+    /// Raised to have this node's certificate renewed at once.
+    pub renew_now: watch::Sender<u64>,
+    /// How the last renewal ended.
+    pub tried: watch::Receiver<Tried>,
+    /// The time.
+    pub clock: Clock,
+}
+
+fn invalid(why: impl std::fmt::Display) -> IssuerError {
+    IssuerError::Invalid(why.to_string())
+}
+
+fn failed(why: impl std::fmt::Display) -> IssuerError {
+    IssuerError::Failed(why.to_string())
+}
+
+impl PkiDoor {
+    fn desk(&self) -> Result<&Desk, IssuerError> {
+        self.desk.as_deref().ok_or(IssuerError::NoAuthority)
+    }
+
+    pub(super) fn status(&self) -> PkiStatusAnswer {
+        let keys = self.trust.keys();
+        PkiStatusAnswer {
+            now_ms: self.clock.wall_ms(),
+            certificates: self.certificates(),
+            problems: self.problems(),
+            renewal_due_ms: tram_pki::renew::due_ms(keys.identity()),
+            renewal_error: self.tried.borrow().error.clone(),
+            roots_version: self.shelf.with(tram_pki::bundle::Bundle::version),
+            rotation: Some(self.rotation()),
+            requests: self.requests(),
+            backup: self.desk.is_some().then(|| self.backup().0),
+            refused_objects: self.herald.refused(),
+        }
+    }
+
+    pub(super) fn list(&self) -> PkiNodesAnswer {
+        PkiNodesAnswer { now_ms: self.clock.wall_ms(), nodes: self.nodes() }
+    }
+
+    /// Waits for the renewal that it asks for.
+    pub(super) async fn renew(&self) -> PkiRenewAnswer {
+        let mut tried = self.tried.clone();
+        tried.mark_unchanged();
+        self.renew_now.send_modify(|count| *count += 1);
+        let ended = tokio::time::timeout(RENEWAL, tried.changed()).await;
+        let error = match ended {
+            Ok(Ok(())) => tried.borrow().error.clone(),
+            Ok(Err(_)) => "the node is stopping".to_owned(),
+            Err(_) => format!("it is still under way after {} s: see `tram pki status`", RENEWAL.as_secs()),
+        };
+        PkiRenewAnswer { not_after_ms: self.trust.keys().identity().not_after_ms, error }
+    }
+
+    pub(super) fn revoke(&self, order: &PkiRevokeRequest, by: &str) -> Result<Vec<String>, IssuerError> {
+        let desk = self.desk()?;
+        let words = Reason::ALL.map(Reason::as_str).join(", ");
+        let reason = Reason::ALL.into_iter().find(|one| one.as_str() == order.reason);
+        let reason = reason.ok_or_else(|| invalid(format!("{:?} is no reason: {words}", order.reason)))?;
+        if order.authority {
+            return desk.revoke_authority(&order.which.parse().map_err(invalid)?, reason, by);
+        }
+        desk.revoke(&order.which, reason, by).map_err(|why| self.say_whose(&order.which, why))
+    }
+
+    /// Names the CA that certifies a name, when this node's does not.
+    fn say_whose(&self, which: &str, why: IssuerError) -> IssuerError {
+        let (IssuerError::Invalid(text), Ok(name)) = (&why, which.parse::<NodeName>()) else { return why };
+        let now_ms = self.clock.wall_ms();
+        let (own, zone) = (self.desk.as_ref().and_then(|desk| desk.authority()), self.trust.roots().zone().clone());
+        let closest = self.shelf.with(|bundle| bundle.closest(&name, now_ms).cloned());
+        match closest {
+            Some(ca) if Some(ca.key) != own => {
+                invalid(format!("{text}. The CA of {} certifies {}: do it there", ca.scope, name.in_zone(&zone)))
+            }
+            _ => why,
+        }
+    }
+
+    pub(super) fn rename(&self, order: &PkiRenameRequest, by: &str) -> Result<(), IssuerError> {
+        let (old, new): (NodeName, NodeName) =
+            (order.old.parse().map_err(invalid)?, order.new.parse().map_err(invalid)?);
+        let renamed = self.desk()?.rename(&old, &new, order.alias_ms, by);
+        renamed.map_err(|why| self.say_whose(&order.old, why))
+    }
+
+    pub(super) fn rotate(&self, order: &PkiRotateRequest, by: &str) -> Result<PkiRotation, IssuerError> {
+        let desk = self.desk()?;
+        let stay = |stragglers: Vec<String>| -> Vec<String> {
+            let (left, stay): (Vec<_>, Vec<_>) = stragglers.into_iter().partition(|name| order.abandon.contains(name));
+            if !left.is_empty() {
+                warn!(by, nodes = left.join(" "), "left behind in an exchange of keys");
+            }
+            stay
+        };
+        match (order.authority, order.step.as_str()) {
+            (_, "status") => {}
+            (false, "begin") => desk.rotate_root(RootStep::Begin, Vec::new(), by)?,
+            (false, "switch") => desk.rotate_root(RootStep::Switch, Vec::new(), by)?,
+            (false, "finish") => desk.rotate_root(RootStep::Finish, stay(self.root_stragglers()), by)?,
+            (false, "at_once") => desk.rotate_root(RootStep::AtOnce, Vec::new(), by)?,
+            (true, "begin") => {
+                desk.rotate_ca(by)?;
+                // Has the certificate asked for at once, and then this node's own.
+                self.renew_now.send_modify(|count| *count += 1);
+            }
+            (true, "finish") => {
+                let now = desk.rotation();
+                if now.ca_waits {
+                    return Err(invalid("the next CA key has no certificate yet: `tram pki rotate ca status`"));
+                }
+                if now.old_cas == 0 {
+                    return Err(invalid("no exchange of this CA's key is under way"));
+                }
+                desk.finish_ca(stay(self.ca_stragglers()), by)?;
+            }
+            (_, step) => return Err(invalid(format!("{step:?} is no step of this exchange"))),
+        }
+        Ok(self.rotation())
+    }
+
+    pub(super) fn install(&self, objects: Vec<Bytes>, by: &str) -> Result<PkiInstallAnswer, IssuerError> {
+        let mut answer = PkiInstallAnswer::default();
+        for bytes in objects {
+            let object = match PkiFrame::decode(bytes) {
+                Ok(PkiFrame::Object(object)) => object,
+                Ok(_) => return Err(invalid("this is no object of the bundle")),
+                Err(why) => return Err(invalid(why)),
+            };
+            match self.shelf.put(&object) {
+                Ok(true) => {
+                    answer.taken += 1;
+                    if let Some(desk) = &self.desk {
+                        desk.learned(&object).map_err(failed)?;
+                        desk.installed(&object, by).map_err(failed)?;
+                    }
+                }
+                Ok(false) => answer.known += 1,
+                Err(why) => answer.refused.push(why.to_string()),
+            }
+        }
+        self.shelf.save().map_err(failed)?;
+        Ok(answer)
+    }
+
+    pub(super) fn pin(&self, roots: &[Bytes], by: &str) -> Result<(), IssuerError> {
+        let roots = roots.iter().map(|der| der.to_vec().into()).collect();
+        self.shelf.change(|bundle| {
+            let pinned = bundle.pin(roots);
+            let changed = pinned.is_ok();
+            (pinned.map_err(invalid), changed)
+        })?;
+        self.shelf.save().map_err(failed)?;
+        warn!(by, "the roots were replaced by hand");
+        // What the new ones vouch for, neighbours have.
+        self.herald.pull();
+        Ok(())
+    }
+
+    pub(super) fn forget_root(&self, digest: &[u8], by: &str) -> Result<(), IssuerError> {
+        let digest = digest.try_into().map_err(|_| invalid("a digest has 32 bytes"))?;
+        self.desk()?.forget_root(&tram_pki::hash::Sha256(digest), by)
+    }
+}
