@@ -427,8 +427,12 @@ async fn mind_the_desk(
 }
 
 fn open_join(desk: &Arc<Desk>, listen: SocketAddr, trust: &Arc<NodeTrust>, clock: Clock) -> Result<JoinServer, String> {
-    let (shown, root) = (trust.clone(), desk.root().ok_or("the CA is locked")?);
-    let tls = move || tram_pki::verify::join_server(&shown.keys(), &root, clock.for_pki()).map_err(|e| e.to_string());
+    let (shown, of) = (trust.clone(), desk.clone());
+    // Anew for each handshake: the root may have been exchanged while the port was open.
+    let tls = move || {
+        let root = of.root().ok_or("the CA is locked")?;
+        tram_pki::verify::join_server(&shown.keys(), &root, clock.for_pki()).map_err(|e| e.to_string())
+    };
     let desk = desk.clone();
     let answering = move |request: &_, exporter: &_, remote: SocketAddr| {
         let (answer, cause) = desk.answer(request, exporter, &remote.to_string());

@@ -1,5 +1,8 @@
 //! The life of certificates in an overlay of real daemons: delegated, renewed, expired, revoked, exchanged.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
 use tram_tests::overlay::{Overlay, SOON, free_port, until};
 
 use super::{HERE, PROGRAM};
@@ -92,4 +95,121 @@ fn a_node_off_for_twenty_days_past_expiry_comes_back_and_one_off_for_forty_says_
         &["41 days ago", "on can-tho run `tram token new cai-rang.can-tho", "tramd join --token-file"],
     );
     assert!(!overlay.has_link("CR", "can-tho"));
+}
+
+#[test]
+fn a_revoked_district_is_cut_off_everywhere_in_five_seconds_and_a_revoked_province_with_its_subtree() {
+    let mut overlay = with_province();
+    district(&mut overlay, "NK", "ninh-kieu.can-tho");
+    district(&mut overlay, "CR", "cai-rang.can-tho");
+    // Linked to two parents at once.
+    let central = overlay.listen("C");
+    overlay.reconfigure("NK", |text| format!("{text}\n[[uplink]]\nnode = \"central\"\naddresses = [\"{central}\"]\n"));
+    let _ = overlay.tram("NK", &["reload"]).ok();
+    overlay.await_link("NK", "central");
+    overlay.await_link("C", "ninh-kieu.can-tho");
+
+    let revoke = |overlay: &Overlay, at: &str, what: &[&str]| {
+        let words = ["--reason", "key-compromise", "--yes"];
+        let _ = overlay.tram(at, &[&["pki", "revoke"], what, &words].concat()).ok();
+        Instant::now()
+    };
+    let since = revoke(&overlay, "CT", &["ninh-kieu.can-tho"]);
+    for node in ["CT", "C"] {
+        until(&format!("{node} has cut it off"), SOON, || {
+            (!overlay.has_link(node, "ninh-kieu.can-tho")).then_some(())
+        });
+    }
+    let took = since.elapsed();
+    println!("closed at both parents {took:?} after the command");
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    overlay.await_log("NK", &["revoked"]);
+    overlay.await_log("CT", &["link refused", "revoked"]);
+    overlay.await_log("C", &["link refused", "revoked"]);
+    assert!(overlay.has_link("CT", "cai-rang.can-tho"));
+    // The name is free for another node, the id is not.
+    let old = overlay.tram("NK", &["status", "--json"]).json()["node_id"].clone();
+    overlay.kill("NK");
+    std::fs::rename(overlay.path("NK"), overlay.path("stolen")).expect("moved away");
+    district(&mut overlay, "NK", "ninh-kieu.can-tho");
+    assert_ne!(overlay.tram("NK", &["status", "--json"]).json()["node_id"], old);
+
+    let since = revoke(&overlay, "C", &["--ca", "can-tho"]);
+    for (node, peer) in [("CT", "cai-rang.can-tho"), ("CT", "ninh-kieu.can-tho")] {
+        until(&format!("{node} has cut off {peer}"), SOON, || (!overlay.has_link(node, peer)).then_some(()));
+    }
+    let took = since.elapsed();
+    println!("the province's subtree is cut off {took:?} after the command");
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    // The province's own certificate is central's.
+    assert!(overlay.has_link("CT", "central"));
+}
+
+#[test]
+fn a_root_is_exchanged_under_traffic_and_a_node_that_was_off_comes_back() {
+    let mut overlay = with_province();
+    overlay.join("AG", "an-giang", "province", None);
+    overlay.run("AG");
+    overlay.await_link("AG", "central");
+    district(&mut overlay, "NK", "ninh-kieu.can-tho");
+    district(&mut overlay, "CR", "cai-rang.can-tho");
+    for (node, name) in [("CD", "chau-doc.an-giang"), ("LX", "long-xuyen.an-giang")] {
+        overlay.join(node, name, "district", Some("AG"));
+        overlay.run(node);
+        overlay.await_link(node, "an-giang");
+    }
+    overlay.await_known("C", "chau-doc.an-giang");
+    until("all lists are everywhere", SOON, || (overlay.tram("LX", &["pki", "status"]).code == 0).then_some(()));
+    overlay.kill("LX");
+
+    let file = overlay.write("a.txt", b"a document");
+    let over = AtomicBool::new(false);
+    let rotate = |step: &[&str]| overlay.tram("C", &[&["pki", "rotate", "root"], step].concat());
+    let (sent, slowest) = std::thread::scope(|scope| {
+        let traffic = scope.spawn(|| {
+            let (mut sent, mut slowest) = (0, Duration::ZERO);
+            while !over.load(Ordering::Relaxed) || sent < 20 {
+                let begin = Instant::now();
+                let wait = ["--wait", "arrived", "--timeout", "30s"];
+                let _ = overlay.send("NK", "vanban@chau-doc.an-giang", &file, &wait).ok();
+                slowest = slowest.max(begin.elapsed());
+                sent += 1;
+            }
+            (sent, slowest)
+        });
+        let _ = rotate(&["begin"]).ok();
+        until("all but the one that is off trust both", SOON, || {
+            let status = rotate(&["status"]).ok();
+            (status.contains("long-xuyen") && !status.contains("chau-doc") && !status.contains("can-tho")).then_some(())
+        });
+        let _ = rotate(&["switch"]).ok();
+        until("they have heard of the switch", SOON, || {
+            let status = rotate(&["status"]).ok();
+            (!status.contains("chau-doc") && !status.contains("can-tho")).then_some(())
+        });
+        rotate(&["finish"]).fails(65, &["long-xuyen.an-giang", "--abandon"]);
+        let _ = rotate(&["finish", "--abandon", "long-xuyen.an-giang"]).ok();
+        until("they trust the new root alone", SOON, || {
+            let roots = |node: &str| {
+                let pem = std::fs::read_to_string(overlay.path(node).join("pki/root.pem")).expect("a root");
+                pem.matches("BEGIN CERTIFICATE").count()
+            };
+            ["C", "CT", "AG", "NK", "CR", "CD"].iter().all(|node| roots(node) == 1).then_some(())
+        });
+        over.store(true, Ordering::Relaxed);
+        traffic.join().expect("every document arrived")
+    });
+    println!("{sent} documents during the exchange, the slowest arrived in {slowest:?}");
+    let received = overlay.recv_all("CD", "out").ok();
+    assert_eq!(received.lines().count(), sent, "each once");
+    // It still trusts the old root only, and learns of the new one at its first link.
+    overlay.run("LX");
+    overlay.await_link("LX", "an-giang");
+    until("it has said so", SOON, || (!rotate(&["status"]).ok().contains("long-xuyen")).then_some(()));
+    let _ = overlay.send("LX", "vanban@ninh-kieu.can-tho", &file, &["--wait", "arrived", "--timeout", "30s"]).ok();
+    // A newcomer pins the new root.
+    let token = overlay.token("ca-mau", "province", None, &[]);
+    let _ = overlay.join_with("CM", &token, None).ok();
+    overlay.run("CM");
+    overlay.await_link("CM", "central");
 }

@@ -16,7 +16,7 @@ pub(in crate::local) fn door(dir: &Path, with_ca: bool) -> Arc<PkiDoor> {
     keystore::found(&pki, &zone, &name, clock.wall_ms()).expect("founded");
     let keys = NodeKeys::load(&pki).expect("loads");
     let who = (keys.identity().id, keys.identity().name.clone());
-    let trust = Arc::new(NodeTrust::new(keys, clock));
+    let trust = Arc::new(NodeTrust::new(keys, tram_pki::pins::Pins::default(), clock));
     let shelf = Shelf::open(&pki, trust.clone(), clock).expect("opens");
     let address = |text: &str| vec![text.parse().expect("address")];
     let reachable = crate::setup::Reachable { join: address("10.0.0.1:7444"), overlay: address("10.0.0.1:7443") };
