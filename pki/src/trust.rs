@@ -203,6 +203,12 @@ impl Trust {
         self.transfers.extend(transfers.map(|one| (one.node, scope(&one.to))));
     }
 
+    /// Whether no revocation list is here at all: a node that has just joined, or comes from a release without any.
+    #[must_use]
+    pub fn is_bare(&self) -> bool {
+        self.listed.is_empty()
+    }
+
     /// Whether central has transferred a node id to this CA.
     #[must_use]
     pub fn is_transferred(&self, node: NodeId, to: &Scope) -> bool {

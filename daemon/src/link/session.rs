@@ -42,6 +42,8 @@ const STORE: Duration = Duration::from_secs(5);
 const LOOK_AGAIN_MS: u64 = 60_000;
 /// A link whose peer may have been revoked lasts so long, in which the list that tells may come over it.
 const UNKNOWN_MS: u64 = 60_000;
+/// Without any list at all, a link that could bring some is waited on for so long, in milliseconds, before it carries mail.
+const BARE_MS: u64 = 5_000;
 /// Transfer streams that may wait to be taken up.
 const ARRIVING: usize = 4;
 
@@ -149,16 +151,24 @@ pub(crate) fn peer_of(here: &Here, connection: &Connection) -> Option<(Signer, V
 /// not concern the PKI as soon as they are known to hold, once and for all: a list that goes missing later ends nothing.
 async fn certified(link: Arc<Link>, certificates: Vec<CertificateDer<'static>>) -> Result<(), Fault> {
     let mut changes = link.here.trust.changes();
-    let give_up_ms = link.here.clock.mono_ms() + UNKNOWN_MS;
+    let begin_ms = link.here.clock.mono_ms();
+    let (give_up_ms, bare_ms) = (begin_ms + UNKNOWN_MS, begin_ms + BARE_MS);
+    let mut asked = false;
     loop {
         changes.mark_unchanged();
         let standing = link.here.trust.holds(&certificates).map_err(Fault::Lapsed)?;
         // Certificates count whole seconds, the last included.
         let until_ms = standing.until_ms.saturating_add(1000).saturating_sub(link.here.clock.wall_ms());
         let mut wait_ms = until_ms.clamp(1, LOOK_AGAIN_MS);
+        let is_cleared = *link.cleared.borrow();
         match standing.unknown {
+            _ if is_cleared => {}
+            None if standing.bare && link.lane.is_some() => match bare_ms.saturating_sub(link.here.clock.mono_ms()) {
+                // The peer has none either.
+                0 => _ = link.cleared.send_replace(true),
+                left_ms => wait_ms = wait_ms.min(left_ms),
+            },
             None => _ = link.cleared.send_replace(true),
-            Some(_) if *link.cleared.borrow() => {}
             Some(why) => match give_up_ms.saturating_sub(link.here.clock.mono_ms()) {
                 0 => return Err(Fault::Lapsed(Lapse::Unknown(why))),
                 left_ms => wait_ms = wait_ms.min(left_ms),
@@ -167,6 +177,13 @@ async fn certified(link: Arc<Link>, certificates: Vec<CertificateDer<'static>>) 
         tokio::select! {
             _ = changes.changed() => {}
             () = tokio::time::sleep(Duration::from_millis(wait_ms)) => {}
+            speaks = link.speaks_pki(), if standing.bare && !asked => {
+                asked = true;
+                if !speaks {
+                    // A release without lists has none to give.
+                    link.cleared.send_replace(true);
+                }
+            }
         }
     }
 }
@@ -267,6 +284,8 @@ async fn serve(
 ) -> Fault {
     // The trust may have been replaced since the handshake.
     match link.here.trust.holds(&certificates) {
+        // The first lists come over this link, and CA certificates by which records are believed.
+        Ok(Standing { unknown: None, bare: true, .. }) if link.lane.is_some() => {}
         Ok(Standing { unknown: None, .. }) => _ = link.cleared.send_replace(true),
         Ok(Standing { unknown: Some(why), .. }) => {
             link.warn("only the PKI is spoken of on this link until it is known whether the peer was revoked", &why);

@@ -70,6 +70,8 @@ pub struct Standing {
     pub until_ms: u64,
     /// Why nobody can tell yet whether they were revoked: the link carries only what concerns the PKI until then.
     pub unknown: Option<String>,
+    /// No revocation list at all is here: the first ones come over the first link.
+    pub bare: bool,
 }
 
 /// What links ask of the PKI. Refusals are texts for logs.
@@ -221,7 +223,8 @@ impl Trust for NodeTrust {
     }
 
     fn holds(&self, certificates: &[CertificateDer<'_>]) -> Result<Standing, Lapse> {
-        let known = |until_ms| Ok(Standing { until_ms, unknown: None });
+        let bare = self.roots().is_bare();
+        let known = |until_ms| Ok(Standing { until_ms, unknown: None, bare });
         let roots = self.roots();
         match roots.admit(certificates, self.clock.wall_ms()) {
             Ok(accepted) => match self.pinned(accepted.peer.id, &accepted.issuer.scope, &roots) {
@@ -229,7 +232,7 @@ impl Trust for NodeTrust {
                 Err(why) => Err(Lapse::Foreign(why.to_string())),
             },
             Err(why @ ChainError::UnknownStatus { .. }) => {
-                Ok(Standing { until_ms: NO_END_MS, unknown: Some(why.to_string()) })
+                Ok(Standing { until_ms: NO_END_MS, unknown: Some(why.to_string()), bare })
             }
             Err(why @ ChainError::Expired { .. }) => Err(Lapse::Expired(why.to_string())),
             // It was valid once, so this machine's clock was set back: that is no fault of the neighbour's.

@@ -116,9 +116,7 @@ fn a_revoked_district_is_cut_off_everywhere_in_five_seconds_and_a_revoked_provin
     };
     let since = revoke(&overlay, "CT", &["ninh-kieu.can-tho"]);
     for node in ["CT", "C"] {
-        until(&format!("{node} has cut it off"), SOON, || {
-            (!overlay.has_link(node, "ninh-kieu.can-tho")).then_some(())
-        });
+        until(&format!("{node} has cut it off"), SOON, || (!overlay.has_link(node, "ninh-kieu.can-tho")).then_some(()));
     }
     let took = since.elapsed();
     println!("closed at both parents {took:?} after the command");
