@@ -188,11 +188,15 @@ pub(crate) enum ReceiptCommand {
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
     },
-    /// Check such a file, offline
+    /// Check such a file, offline; exit code 1 when it is not valid, or when the key that signed it was stolen since
+    ///
+    /// Signatures are judged as of their own time. A signer whose certificate was revoked later is named on the first
+    /// line, and with --json in signer_revoked (node, date, reason; else null): the exit code is still 0 then, but 1 for the
+    /// reason key-compromise, because whoever has the key can sign with any date.
     Verify {
         /// The file
         file: PathBuf,
-        /// The overlay's root certificate (DIR/pki/root.pem)
+        /// The overlay's root certificate (DIR/pki/root.pem); with bundle.bin beside it, past roots and revocations count
         #[arg(long, value_name = "PEM")]
         trust: PathBuf,
     },

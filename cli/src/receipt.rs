@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use serde_json::{Value, json};
 use tram_client::{Client, Place};
+use tram_pki::crl::{Reason, Revoked};
 use tram_pki::keystore::load_trust;
 use tram_proto::export::{EXPORT_BYTES, Export};
 use tram_proto::id::MessageId;
+use tram_proto::name::NodeName;
 use tram_proto::receipt::{Receipt, State};
 use tram_proto::statement::Signed;
 
@@ -61,19 +63,36 @@ pub(crate) fn verify(file: &Path, trust: &Path, json: bool) -> Result<(), Failur
     File::open(file).and_then(|f| f.take(limit).read_to_end(&mut bytes)).map_err(unreadable(file))?;
     let checked = Export::decode(&bytes).map_err(|error| error.to_string()).and_then(|export| check(&export, &trust));
     match checked {
-        Ok(verified) if json => show::json(&json!({
-            "valid": true,
-            "id": verified.id.to_string(),
-            "origin": verified.body.origin_name.to_string(),
-            "subject": verified.body.subject,
-            "created": show::utc(verified.body.created_ms),
-            "receipts": list(&verified.receipts),
-        })),
         Ok(verified) => {
             let body = &verified.body;
-            let sent = format!("{}\nsent by {} at {}", verified.id, body.origin_name, show::local(body.created_ms));
-            show::line(&format!("valid: {sent}: {}\n", show::plain(&body.subject)))?;
-            show::line(&table(&verified.receipts))
+            if json {
+                let signer = |(node, revoked): &(NodeName, Revoked)| {
+                    let (date, reason) = (show::utc(revoked.at_ms), revoked.reason.as_str());
+                    json!({ "node": node.to_string(), "date": date, "reason": reason })
+                };
+                show::json(&json!({
+                    "valid": true,
+                    "signer_revoked": verified.revoked.as_ref().map(signer),
+                    "id": verified.id.to_string(),
+                    "origin": body.origin_name.to_string(),
+                    "subject": body.subject,
+                    "created": show::utc(body.created_ms),
+                    "receipts": list(&verified.receipts),
+                }))?;
+            } else {
+                let since = verified.revoked.as_ref().map(since).unwrap_or_default();
+                let sent = format!("{}\nsent by {} at {}", verified.id, body.origin_name, show::local(body.created_ms));
+                show::line(&format!("valid{since}: {sent}: {}\n", show::plain(&body.subject)))?;
+                show::line(&table(&verified.receipts))?;
+            }
+            match verified.revoked {
+                Some((node, revoked)) if revoked.reason == Reason::KeyCompromise => {
+                    let who = format!("the key of {node} was reported stolen at {}", show::local(revoked.at_ms));
+                    let why = format!("in doubt: {who}, and whoever has it can have signed this with any date");
+                    Err(Failure::new(NEGATIVE, why))
+                }
+                _ => Ok(()),
+            }
         }
         Err(why) => {
             if json {
@@ -82,6 +101,11 @@ pub(crate) fn verify(file: &Path, trust: &Path, json: bool) -> Result<(), Failur
             Err(Failure::new(NEGATIVE, format!("not valid: {}: {why}", file.display())))
         }
     }
+}
+
+fn since((node, revoked): &(NodeName, Revoked)) -> String {
+    let (date, reason) = (show::local(revoked.at_ms), revoked.reason.as_str());
+    format!("; the signer {node} has been revoked since ({date}, {reason})")
 }
 
 async fn fetch(place: &Place, id: MessageId) -> Result<Export, Failure> {

@@ -1,11 +1,13 @@
 //! Receipts checked offline: who signed what, under which root, and whether it all speaks of one message.
 
 use rustls_pki_types::CertificateDer;
+use tram_pki::crl::{Reason, Revoked};
 use tram_pki::policy::Peer;
 use tram_pki::trust::Trust;
 use tram_proto::envelope::Body;
 use tram_proto::export::Export;
 use tram_proto::id::MessageId;
+use tram_proto::name::NodeName;
 use tram_proto::receipt::{Receipt, State};
 use tram_proto::statement::{Kind, Signed};
 
@@ -15,6 +17,8 @@ pub(crate) struct Verified {
     pub(crate) id: MessageId,
     pub(crate) body: Body,
     pub(crate) receipts: Vec<Receipt>,
+    /// Of the signers whose certificates have been revoked since, the one that matters most.
+    pub(crate) revoked: Option<(NodeName, Revoked)>,
 }
 
 /// Verifies every statement of an export against the overlay's roots, and their agreement with each other.
@@ -24,7 +28,7 @@ pub(crate) struct Verified {
 pub(crate) fn verify(export: &Export, trust: &Trust) -> Result<Verified, String> {
     let body = Body::decode(&export.envelope.statement).map_err(|error| format!("the envelope: {error}"))?;
     let id = Body::id(&export.envelope.statement);
-    let origin = believe(export, trust, Kind::Envelope, &export.envelope, body.created_ms)
+    let (origin, revoked) = believe(export, trust, Kind::Envelope, &export.envelope, body.created_ms)
         .map_err(|why| format!("the envelope: {why}"))?;
     if origin.id != body.origin {
         return Err(format!("the envelope names node {} as its origin, but {} signed it", body.origin, origin.name));
@@ -32,17 +36,27 @@ pub(crate) fn verify(export: &Export, trust: &Trust) -> Result<Verified, String>
     if export.receipts.is_empty() {
         return Err("it holds no receipt".to_owned());
     }
-    let mut receipts = Vec::new();
+    let (mut receipts, mut signers) = (Vec::new(), vec![(origin.name, revoked)]);
     for (signed, number) in export.receipts.iter().zip(1..) {
-        let receipt = receipt(export, trust, signed, &id, &body).map_err(|why| format!("receipt {number}: {why}"))?;
+        let (receipt, revoked) =
+            receipt(export, trust, signed, &id, &body).map_err(|why| format!("receipt {number}: {why}"))?;
+        signers.push((receipt.name.clone(), revoked));
         receipts.push(receipt);
     }
-    Ok(Verified { id, body, receipts })
+    let revoked = signers.into_iter().filter_map(|(name, revoked)| Some((name, revoked?)));
+    let revoked = revoked.max_by_key(|(_, revoked)| revoked.reason == Reason::KeyCompromise);
+    Ok(Verified { id, body, receipts, revoked })
 }
 
-fn receipt(export: &Export, trust: &Trust, signed: &Signed, id: &MessageId, body: &Body) -> Result<Receipt, String> {
+fn receipt(
+    export: &Export,
+    trust: &Trust,
+    signed: &Signed,
+    id: &MessageId,
+    body: &Body,
+) -> Result<(Receipt, Option<Revoked>), String> {
     let receipt = Receipt::decode(&signed.statement).map_err(|error| error.to_string())?;
-    let signer = believe(export, trust, Kind::Receipt, signed, receipt.at_ms)?;
+    let (signer, revoked) = believe(export, trust, Kind::Receipt, signed, receipt.at_ms)?;
     if signer.id != receipt.node {
         return Err(format!("it speaks for node {}, but {} signed it", receipt.node, signer.name));
     }
@@ -62,17 +76,25 @@ fn receipt(export: &Export, trust: &Trust, signed: &Signed, id: &MessageId, body
     if positive && (receipt.payload_root, receipt.payload_bytes) != (body.payload_root, body.payload_bytes) {
         return Err("what came is not what the envelope says was sent".to_owned());
     }
-    Ok(receipt)
+    Ok((receipt, revoked))
 }
 
-fn believe(export: &Export, trust: &Trust, kind: Kind, signed: &Signed, at_ms: u64) -> Result<Peer, String> {
+/// Who signed it, and whether he has been revoked since.
+fn believe(
+    export: &Export,
+    trust: &Trust,
+    kind: Kind,
+    signed: &Signed,
+    at_ms: u64,
+) -> Result<(Peer, Option<Revoked>), String> {
     let signer = signed.signature.signer;
     let chains = export.chains.iter().map(|chain| chain.iter().map(|der| CertificateDer::from(der.as_ref())).collect());
     let chain: Vec<CertificateDer<'_>> = chains
         .into_iter()
         .find(|chain: &Vec<_>| chain.first().is_some_and(|leaf| tram_pki::hash::cert_hash(leaf) == signer))
         .ok_or_else(|| format!("the certificate of its signer, {signer}, is not in the file"))?;
-    trust.verify_statement(kind, signed, &chain, at_ms).map_err(|error| error.to_string())
+    let peer = trust.verify_statement(kind, signed, &chain, at_ms).map_err(|error| error.to_string())?;
+    Ok((peer, trust.revoked(&chain)))
 }
 
 #[cfg(test)]

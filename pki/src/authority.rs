@@ -295,7 +295,7 @@ impl Authority {
     ) -> Result<Self, AuthorityError> {
         files::check_dir(dir)?;
         let (root_path, ca_path, key_path) = (dir.join(ROOT_PEM), dir.join(pem), dir.join(key));
-        let trust = keystore::load_trust(&root_path)?;
+        let trust = keystore::load_roots(&root_path)?;
         let certificates = keystore::read_certificates(&ca_path)?;
         let key = CaKey::read(&key_path, read)?;
         let malformed =

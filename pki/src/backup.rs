@@ -182,7 +182,7 @@ pub fn make(
 
 /// Whose pki directory it is. Its certificate and root are enough: a key may be locked or elsewhere.
 fn owner(pki: &Path) -> Result<(NodeName, NodeId, String), BackupError> {
-    let trust = keystore::load_trust(&pki.join(ROOT_PEM))?;
+    let trust = keystore::load_roots(&pki.join(ROOT_PEM))?;
     let path = pki.join(NODE_PEM);
     let chain = keystore::read_certificates(&path)?;
     let peer = trust.peer_of(&chain).map_err(|error| KeyError::Chain { path, source: error.into() })?;
@@ -359,7 +359,7 @@ fn must_be_free(pki: &Path, clear: &Facts) -> Result<(), BackupError> {
     if entries.next().is_none() {
         return Ok(());
     }
-    match keystore::load_trust(&pki.join(ROOT_PEM)) {
+    match keystore::load_roots(&pki.join(ROOT_PEM)) {
         Ok(trust) if trust.zone().as_str() != clear.zone => Err(BackupError::OtherZone {
             backup: clear.zone.clone(),
             dir: pki.to_owned(),

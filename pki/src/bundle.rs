@@ -15,7 +15,8 @@ use tram_proto::frame::{LENGTH_BYTES, frame_length};
 use tram_proto::limits;
 use tram_proto::name::{NodeName, Zone};
 use tram_proto::pki::{
-    Item, NOTICE_PURPOSE, Notice, Object, ObjectKey, PkiFrame, ROOTS_PURPOSE, Roots, SignedNotice, SignedRoots,
+    Item, NOTICE_PURPOSE, Notice, Object, ObjectKey, PastRoot, PkiFrame, ROOTS_PURPOSE, Roots, SignedNotice,
+    SignedRoots,
 };
 
 use crate::authority::Scope;
@@ -115,6 +116,7 @@ impl Known {
 pub struct Bundle {
     zone: Zone,
     roots: Vec<CertificateDer<'static>>,
+    past: Vec<PastRoot>,
     /// 0 and `None` until the first list comes: what a token brought.
     version: u64,
     list: Option<Bytes>,
@@ -131,7 +133,7 @@ impl Bundle {
     pub fn new(roots: Vec<CertificateDer<'static>>) -> Result<Self, TrustError> {
         let zone = Trust::new(roots.clone())?.zone().clone();
         let (authorities, crls, notices) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Ok(Self { zone, roots, version: 0, list: None, authorities, crls, notices })
+        Ok(Self { zone, roots, past: Vec::new(), version: 0, list: None, authorities, crls, notices })
     }
 
     /// Reads `root.pem` and `bundle.bin` in `dir`. An object that cannot be taken any more is left out and named in the
@@ -140,10 +142,13 @@ impl Bundle {
     /// # Errors
     /// [`KeyError`] when `root.pem` cannot be used.
     pub fn load(dir: &Path) -> Result<(Self, Vec<String>), KeyError> {
-        let root_path = dir.join(ROOT_PEM);
-        let mut bundle = Self::new(keystore::read_certificates(&root_path)?)
-            .map_err(|source| KeyError::Trust { path: root_path, source })?;
-        let bytes = match files::read(&dir.join(BUNDLE_BIN), Access::Public) {
+        Self::load_beside(&dir.join(ROOT_PEM))
+    }
+
+    pub(crate) fn load_beside(root_path: &Path) -> Result<(Self, Vec<String>), KeyError> {
+        let mut bundle = Self::new(keystore::read_certificates(root_path)?)
+            .map_err(|source| KeyError::Trust { path: root_path.to_owned(), source })?;
+        let bytes = match files::read(&root_path.with_file_name(BUNDLE_BIN), Access::Public) {
             Ok(bytes) => Bytes::from(bytes),
             Err(FileError::Missing { .. }) => return Ok((bundle, Vec::new())),
             Err(error) => return Err(error.into()),
@@ -186,6 +191,12 @@ impl Bundle {
     #[must_use]
     pub fn roots(&self) -> &[CertificateDer<'static>] {
         &self.roots
+    }
+
+    /// The roots that were exchanged for others, newest first: trusted for what was signed in their time.
+    #[must_use]
+    pub fn past(&self) -> &[PastRoot] {
+        &self.past
     }
 
     /// Whether the root with this public key is trusted.
@@ -320,6 +331,12 @@ impl Bundle {
         if zone != self.zone || list.zone != self.zone {
             return Err(TrustError::Zones(self.zone.clone(), zone).into());
         }
+        for past in &list.past {
+            let zone = Trust::new(vec![past.certificate.to_vec().into()])?.zone().clone();
+            if zone != self.zone {
+                return Err(TrustError::Zones(self.zone.clone(), zone).into());
+            }
+        }
         let message = [ROOTS_PURPOSE, &signed.body].concat();
         let signed_it = |root: &CertificateDer<'_>| {
             let id = Sha256::of(root).0;
@@ -332,7 +349,8 @@ impl Bundle {
         if !roots.iter().all(signed_it) {
             return Err(ObjectError::Unsigned("a root in this list has not signed it"));
         }
-        (self.version, self.list, self.roots) = (list.version, Some(object.content.clone()), roots);
+        (self.version, self.list) = (list.version, Some(object.content.clone()));
+        (self.roots, self.past) = (roots, list.past);
         self.drop_unvouched();
         Ok(true)
     }
@@ -430,7 +448,7 @@ impl Bundle {
         pruned
     }
 
-    /// Replaces the roots whatever they were: an admin brought these by hand, because the old ones were stolen or lost.
+    /// Replaces the roots, past ones too, whatever they were: an admin brought these by hand, because the old ones were stolen or lost.
     ///
     /// # Errors
     /// [`TrustError`] when they are of another zone or none of Tram.
@@ -439,7 +457,7 @@ impl Bundle {
         if zone != self.zone {
             return Err(TrustError::Zones(self.zone.clone(), zone));
         }
-        (self.roots, self.version, self.list) = (roots, 0, None);
+        (self.roots, self.past, self.version, self.list) = (roots, Vec::new(), 0, None);
         self.drop_unvouched();
         Ok(())
     }
@@ -468,6 +486,7 @@ impl Bundle {
     /// [`TrustError`]; the roots were checked when they were taken.
     pub fn trust(&self) -> Result<Arc<Trust>, TrustError> {
         let mut trust = Trust::new(self.roots.clone())?;
+        trust.remember(&self.past)?;
         trust.learn(self.authorities.values().cloned().collect(), self.crls.values());
         let of_overlay =
             |id: &[u8; 32]| self.authorities.values().any(|k| k.ca.key.0 == *id && k.ca.scope == Scope::Overlay);

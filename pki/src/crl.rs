@@ -58,6 +58,17 @@ impl Reason {
         }
     }
 
+    /// From the number in a list.
+    pub(crate) const fn from_code(code: u8) -> Self {
+        match code {
+            1 | 2 => Self::KeyCompromise,
+            4 => Self::Superseded,
+            5 => Self::Retired,
+            9 => Self::Withdrawn,
+            _ => Self::Unspecified,
+        }
+    }
+
     const fn code(self) -> RevocationReason {
         match self {
             Self::KeyCompromise => RevocationReason::KeyCompromise,
@@ -173,17 +184,10 @@ impl Crl {
     #[must_use]
     pub fn revoked(&self) -> Vec<Revoked> {
         let Ok((_, list)) = CertificateRevocationList::from_der(&self.der) else { return Vec::new() };
-        let reason = |code: u8| match code {
-            1 | 2 => Reason::KeyCompromise,
-            4 => Reason::Superseded,
-            5 => Reason::Retired,
-            9 => Reason::Withdrawn,
-            _ => Reason::Unspecified,
-        };
         let one = |one: &x509_parser::revocation_list::RevokedCertificate<'_>| Revoked {
             serial: one.raw_serial().to_vec(),
             at_ms: ms(one.revocation_date.timestamp()),
-            reason: one.reason_code().map_or(Reason::Unspecified, |(_, code)| reason(code.0)),
+            reason: one.reason_code().map_or(Reason::Unspecified, |(_, code)| Reason::from_code(code.0)),
         };
         list.iter_revoked_certificates().map(one).collect()
     }

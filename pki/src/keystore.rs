@@ -18,6 +18,7 @@ use tram_proto::name::{NodeName, Role, Zone};
 use zeroize::Zeroizing;
 
 use crate::authority::{Authority, AuthorityError, Subject};
+use crate::bundle::Bundle;
 use crate::csr::LeafKey;
 use crate::enrol::Joined;
 use crate::files::{self, Access, FileError};
@@ -314,16 +315,27 @@ pub fn resident(dir: &Path) -> Result<Option<(Zone, Peer)>, KeyError> {
         Err(KeyError::File(FileError::Missing { .. })) => return Ok(None),
         read => read?,
     };
-    let trust = load_trust(&dir.join(ROOT_PEM))?;
+    let trust = load_roots(&dir.join(ROOT_PEM))?;
     let peer = trust.peer_of(&chain).map_err(|error| KeyError::Chain { path, source: error.into() })?;
     Ok(Some((trust.zone().clone(), peer)))
 }
 
 /// Reads a trust anchor, such as [`ROOT_PEM`], for whoever has no keys and only judges others: an offline receipt check.
+/// With [`BUNDLE_BIN`] beside it, roots of the past and revocations count too.
 ///
 /// # Errors
 /// [`KeyError`].
-pub fn load_trust(path: &Path) -> Result<Trust, KeyError> {
+pub fn load_trust(path: &Path) -> Result<Arc<Trust>, KeyError> {
+    let (bundle, left_out) = Bundle::load_beside(path)?;
+    if let Some(why) = left_out.into_iter().next() {
+        let why = format!("{why}; move it away to do without past roots and revocations");
+        return Err(KeyError::Pem { path: path.with_file_name(BUNDLE_BIN), why });
+    }
+    bundle.trust().map_err(|source| KeyError::Trust { path: path.to_owned(), source })
+}
+
+/// Reads a trust anchor alone.
+pub(crate) fn load_roots(path: &Path) -> Result<Trust, KeyError> {
     Trust::new(read_certificates(path)?).map_err(|source| KeyError::Trust { path: path.to_owned(), source })
 }
 
@@ -412,7 +424,7 @@ impl NodeKeys {
         files::check_dir(dir)?;
         settle(dir)?;
         let (root_path, chain_path, key_path) = (dir.join(ROOT_PEM), dir.join(NODE_PEM), dir.join(NODE_KEY));
-        let trust = load_trust(&root_path)?;
+        let trust = load_roots(&root_path)?;
         let chain = read_certificates(&chain_path)?;
         let of_chain = |source: ChainError| KeyError::Chain { path: chain_path.clone(), source };
         let leaf = trust.peer_of(&chain).map_err(|error| of_chain(error.into()))?;

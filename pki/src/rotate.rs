@@ -8,7 +8,8 @@
 use std::path::Path;
 
 use rustls_pki_types::CertificateDer;
-use tram_proto::pki::{Item, Object, ObjectKey};
+use tram_proto::limits;
+use tram_proto::pki::{Item, Object, ObjectKey, PastRoot};
 
 use crate::authority::{Authority, AuthorityError, CaKey, Root, fits, unsigned_list};
 use crate::bundle::{Bundle, ObjectError};
@@ -117,10 +118,21 @@ pub fn roots(dir: &Path) -> Result<Vec<Root>, AuthorityError> {
     Ok(found)
 }
 
-fn list(bundle: &Bundle, roots: &[&Root], signers: &[&Root], now_ms: u64) -> Result<Object, AuthorityError> {
+/// The next list. A root that it leaves out becomes a past one, unless it was stolen: whoever has its key can sign
+/// anything with any date.
+fn list(
+    bundle: &Bundle,
+    roots: &[&Root],
+    signers: &[&Root],
+    stolen: bool,
+    now_ms: u64,
+) -> Result<Object, AuthorityError> {
     let certificates: Vec<CertificateDer<'static>> = roots.iter().map(|root| root.certificate().clone()).collect();
+    let left_out = bundle.roots().iter().filter(|root| !stolen && !certificates.contains(root));
+    let past = left_out.map(|root| PastRoot { certificate: root.to_vec().into(), until_ms: now_ms });
+    let past = past.chain(bundle.past().iter().cloned()).take(limits::PAST_ROOTS).collect();
     let version = bundle.version() + 1;
-    let mut list = unsigned_list(bundle.zone(), version, &certificates, now_ms);
+    let mut list = unsigned_list(bundle.zone(), version, &certificates, past, now_ms);
     signers.iter().try_for_each(|root| root.sign(&mut list))?;
     Ok(Object { item: Item { key: ObjectKey::Roots, version }, content: list.encode() })
 }
@@ -199,7 +211,7 @@ pub fn begin(
         }
     };
     registry.note("root", "root_rotation_begun", by, now_ms)?;
-    let mut objects = vec![list(bundle, &[&old, &next], &[&old, &next], now_ms)?];
+    let mut objects = vec![list(bundle, &[&old, &next], &[&old, &next], false, now_ms)?];
     let mut changed = bundle.clone();
     take_all(&mut changed, &objects, now_ms)?;
     let vouched = vouch(&changed, &next, registry, by, now_ms)?;
@@ -227,7 +239,7 @@ pub fn switch(
     }
     let (old, next) = (present(dir)?, other(dir, ROOT_KEY_NEXT, ROOT_PEM_NEXT)?);
     registry.note("root", "root_rotation_switched", by, now_ms)?;
-    let mut objects = vec![list(bundle, &[&next, &old], &[&next, &old], now_ms)?];
+    let mut objects = vec![list(bundle, &[&next, &old], &[&next, &old], false, now_ms)?];
     let mut changed = bundle.clone();
     take_all(&mut changed, &objects, now_ms)?;
     // CAs that came after `begin`.
@@ -241,7 +253,7 @@ pub fn switch(
     Ok(objects)
 }
 
-/// Drops the old root. `stragglers` are the nodes that have not said that they trust the new one.
+/// Drops the old root; what was signed in its time is believed on. `stragglers` are the nodes that have not said that they trust the new one.
 ///
 /// # Errors
 /// [`RotateError::Stragglers`] while there are any.
@@ -260,10 +272,21 @@ pub fn finish(
     if !stragglers.is_empty() {
         return Err(RotateError::Stragglers(stragglers));
     }
+    drop_old(dir, bundle, registry, by, false, now_ms)
+}
+
+fn drop_old(
+    dir: &Path,
+    bundle: &mut Bundle,
+    registry: &mut Registry,
+    by: &str,
+    stolen: bool,
+    now_ms: u64,
+) -> Result<Vec<Object>, RotateError> {
     let (next, old) = (present(dir)?, other(dir, ROOT_KEY_OLD, ROOT_PEM)?);
     registry.note("root", "root_rotation_finished", by, now_ms)?;
     // Signed by the old one as well: a node that was away all the time still trusts only that.
-    let objects = vec![list(bundle, &[&next], &[&next, &old], now_ms)?];
+    let objects = vec![list(bundle, &[&next], &[&next, &old], stolen, now_ms)?];
     let mut changed = bundle.clone();
     take_all(&mut changed, &objects, now_ms)?;
     changed.save(dir)?;
@@ -273,7 +296,8 @@ pub fn finish(
     Ok(objects)
 }
 
-/// The whole exchange at once, because the old root's key was stolen: nobody is waited for. Nodes that are linked take it
+/// The whole exchange at once, because the old root's key was stolen: nobody is waited for, and nothing that only the old
+/// root vouches for is believed any more, whatever its date. Nodes that are linked take it
 /// within seconds; the others need the new `root.pem` by hand, for whoever has the old key can sign lists as well.
 ///
 /// # Errors
@@ -292,7 +316,7 @@ pub fn at_once(
     if stage(dir) == Stage::Begun {
         objects.extend(switch(dir, bundle, registry, by, now_ms)?);
     }
-    objects.extend(finish(dir, bundle, registry, Vec::new(), by, now_ms)?);
+    objects.extend(drop_old(dir, bundle, registry, by, true, now_ms)?);
     Ok(objects)
 }
 
@@ -425,8 +449,16 @@ pub fn ca_finish(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::authority::LEAF_MS;
+    use crate::clock::DAY_MS;
+    use crate::crl::{Reason, Revoked};
     use crate::fixtures::{NOW_MS, Tree};
+    use crate::keystore::{NodeKeys, load_trust};
     use crate::registry::TOKEN_MS;
+    use crate::statement::StatementError;
+    use crate::trust::{ChainError, Trust};
+    use tram_proto::id::NodeId;
+    use tram_proto::statement::{Kind, Signed};
 
     fn steps(tree: &mut Tree) -> (&Path, &mut Bundle, &mut Registry) {
         (tree.central.dir(), &mut tree.bundle, &mut tree.registry)
@@ -527,6 +559,162 @@ mod tests {
         let last = bundle.crl(&old.id()).expect("a last list");
         assert!(last.next_update_ms >= old.not_after_ms() && last.number > 50);
         assert!(ca_old(&dir).expect("opens").is_empty());
+    }
+
+    const YEAR_MS: u64 = 365 * DAY_MS;
+
+    fn signed(keys: &NodeKeys) -> Signed {
+        let mut signatures = keys.signer().sign_batch(&[(Kind::Receipt, b"arrived")]).expect("signed");
+        Signed { statement: (&b"arrived"[..]).into(), signature: signatures.remove(0) }
+    }
+
+    fn believe(trust: &Trust, keys: &NodeKeys, at_ms: u64) -> Result<(), StatementError> {
+        trust.verify_statement(Kind::Receipt, &signed(keys), keys.chain(), at_ms).map(|_| ())
+    }
+
+    /// Central's files ten years later, when the CA has another key and the one of today is forgotten.
+    fn ten_years_later(tree: &mut Tree) -> Bundle {
+        let dir = tree.central.dir().to_owned();
+        let later = NOW_MS + 6 * YEAR_MS;
+        let csr = ca_begin(&dir).expect("a key");
+        let root = Root::open(&dir).expect("opens").expect("a key");
+        let scope = tree.central.authority().scope();
+        let certificate = root.certify(&LeafKey::from_csr(&csr).expect("P-256"), scope, later).expect("certified");
+        assert!(ca_switch(&dir, std::slice::from_ref(&certificate)).expect("its certificate"));
+        let new = Authority::open(&dir).expect("opens");
+        let list = crate::fixtures::list_of(&new, &tree.registry, 99, later);
+        for object in [crate::fixtures::authority_object(&certificate), list] {
+            assert_eq!(tree.bundle.take(&object, later), Ok(true));
+        }
+        tree.bundle.prune(NOW_MS + 10 * YEAR_MS);
+        assert_eq!(tree.bundle.authorities().map(|k| k.ca.key).collect::<Vec<_>>(), [new.id()]);
+        tree.bundle.save(&dir).expect("written");
+        tree.bundle.clone()
+    }
+
+    #[test]
+    fn what_was_signed_before_a_rotation_is_believed_ten_years_later_from_the_files_alone() {
+        let mut tree = Tree::new();
+        let province = tree.province("can-tho", NOW_MS);
+        let keys = &province.keys;
+        let dropped = NOW_MS + 30 * DAY_MS;
+        let (dir, bundle, registry) = steps(&mut tree);
+        begin(dir, bundle, registry, "lan", dropped).expect("begun");
+        switch(dir, bundle, registry, "lan", dropped).expect("switched");
+        finish(dir, bundle, registry, Vec::new(), "lan", dropped).expect("finished");
+        // At once, by nodes that know the CA under the new root too, but not for that early; and on links by that alone.
+        believe(&bundle.trust().expect("roots"), keys, NOW_MS).expect("signed before");
+        believe(&bundle.trust().expect("roots"), keys, dropped).expect("the leaf was not issued again");
+        bundle.trust().expect("roots").admit(keys.chain(), dropped).expect("the CA is known under the new root");
+
+        let bundle = ten_years_later(&mut tree);
+        let trust = load_trust(&tree.central.dir().join(ROOT_PEM)).expect("loads");
+        believe(&trust, keys, NOW_MS).expect("signed before");
+        believe(&trust, keys, keys.identity().not_after_ms).expect("a leaf lives on with its chain");
+        believe(&trust, keys, keys.identity().not_after_ms + 1000).expect_err("expired");
+        assert_eq!(trust.revoked(keys.chain()), None);
+        let error = trust.admit(keys.chain(), NOW_MS).expect_err("a past root vouches for no link");
+        assert!(matches!(error, ChainError::UnknownRoot { .. }), "{error}");
+        // A CA that the past root vouched for certifies nothing any more by that.
+        for (at_ms, is_believed) in [(dropped - DAY_MS, true), (dropped + DAY_MS, false)] {
+            let chain = province.forge("ninh-kieu.can-tho", at_ms);
+            assert_eq!(trust.author(&chain, at_ms).is_ok(), is_believed);
+        }
+        // Who joined later has heard of it with the list.
+        let mut newcomer = Bundle::new(bundle.roots().to_vec()).expect("a root");
+        believe(&newcomer.trust().expect("roots"), keys, NOW_MS).expect_err("nothing but the new root");
+        newcomer.take(&bundle.object(ObjectKey::Roots).expect("a list"), NOW_MS).expect("taken");
+        believe(&newcomer.trust().expect("roots"), keys, NOW_MS).expect("signed before");
+        // A root brought by hand brings no past.
+        newcomer.pin(bundle.roots().to_vec()).expect("of the same zone");
+        believe(&newcomer.trust().expect("roots"), keys, NOW_MS).expect_err("nothing but the new root");
+        // root.pem alone is what it was.
+        std::fs::remove_file(tree.central.dir().join(keystore::BUNDLE_BIN)).expect("removed");
+        believe(&load_trust(&tree.central.dir().join(ROOT_PEM)).expect("loads"), keys, NOW_MS).expect_err("past");
+    }
+
+    #[test]
+    fn a_signer_revoked_since_is_told_apart_also_by_later_keys_and_roots() {
+        let mut tree = Tree::new();
+        let province = tree.province("can-tho", NOW_MS);
+        let keys = &province.keys;
+        let at = |days: u64| NOW_MS + days * DAY_MS;
+        let (dir, bundle, registry) = steps(&mut tree);
+        begin(dir, bundle, registry, "lan", at(1)).expect("begun");
+        switch(dir, bundle, registry, "lan", at(1)).expect("switched");
+        finish(dir, bundle, registry, Vec::new(), "lan", at(1)).expect("finished");
+        let own = NodeId([0; 16]);
+        tree.registry.revoke("can-tho", Reason::Retired, own, "lan", at(60)).expect("known");
+        ten_years_later(&mut tree);
+        let trust = load_trust(&tree.central.dir().join(ROOT_PEM)).expect("loads");
+        believe(&trust, keys, NOW_MS).expect("valid then");
+        let revoked = trust.revoked(keys.chain()).expect("told apart");
+        assert_eq!((revoked.at_ms, revoked.reason), (at(60), Reason::Retired));
+    }
+
+    #[test]
+    fn a_ca_revoked_before_a_rotation_or_after_it_is_told_apart() {
+        for after in [false, true] {
+            let mut tree = Tree::new();
+            let mut province = tree.province("can-tho", NOW_MS);
+            let chain = province.issue("ninh-kieu.can-tho", NOW_MS);
+            let revoke = |tree: &mut Tree| {
+                let of_it: Vec<_> =
+                    tree.bundle.authorities().filter(|k| k.ca.key == province.authority.id()).cloned().collect();
+                let serials: Vec<Vec<u8>> = of_it.iter().map(|known| known.serial.clone()).collect();
+                let scope = of_it[0].ca.scope.clone();
+                tree.registry.revoke_authority(&serials, &scope, Reason::KeyCompromise, "lan", NOW_MS).expect("noted");
+            };
+            if !after {
+                revoke(&mut tree);
+                tree.list_root(NOW_MS);
+            }
+            let (dir, bundle, registry) = steps(&mut tree);
+            begin(dir, bundle, registry, "lan", NOW_MS).expect("begun");
+            switch(dir, bundle, registry, "lan", NOW_MS).expect("switched");
+            finish(dir, bundle, registry, Vec::new(), "lan", NOW_MS).expect("finished");
+            if after {
+                revoke(&mut tree);
+                tree.root = Root::open(tree.central.dir()).expect("opens").expect("a key");
+                tree.list_root(NOW_MS + 1000);
+            }
+            let trust = tree.trust();
+            trust.author(&chain, NOW_MS).expect("valid then");
+            let reason = trust.revoked(&chain).map(|Revoked { reason, .. }| reason);
+            assert_eq!(reason, Some(Reason::KeyCompromise), "after: {after}");
+        }
+    }
+
+    #[test]
+    fn what_only_a_stolen_root_vouches_for_is_not_believed_whatever_its_date() {
+        let mut tree = Tree::new();
+        let keys = tree.province("can-tho", NOW_MS).keys;
+        let later = NOW_MS + LEAF_MS;
+        let (dir, bundle, registry) = steps(&mut tree);
+        at_once(dir, bundle, registry, "lan", later).expect("exchanged");
+        assert_eq!(bundle.past(), []);
+        let refused = |trust: &Trust| {
+            let text = believe(trust, &keys, NOW_MS).expect_err("stolen").to_string();
+            assert!(text.contains("its root has been replaced"), "{text}");
+        };
+        refused(&bundle.trust().expect("roots"));
+        ten_years_later(&mut tree);
+        refused(&load_trust(&tree.central.dir().join(ROOT_PEM)).expect("loads"));
+    }
+
+    #[test]
+    fn past_roots_are_kept_through_further_rotations_and_not_without_end() {
+        let mut tree = Tree::new();
+        let first = tree.root.certificate().to_vec();
+        let (dir, bundle, registry) = steps(&mut tree);
+        for round in 0..=limits::PAST_ROOTS {
+            begin(dir, bundle, registry, "lan", NOW_MS).expect("begun");
+            switch(dir, bundle, registry, "lan", NOW_MS).expect("switched");
+            finish(dir, bundle, registry, Vec::new(), "lan", NOW_MS).expect("finished");
+            assert_eq!(bundle.past().len(), limits::PAST_ROOTS.min(round + 1));
+            let oldest = bundle.past().last().map(|past| past.certificate.to_vec());
+            assert_eq!(oldest == Some(first.clone()), round < limits::PAST_ROOTS);
+        }
     }
 
     #[test]

@@ -148,6 +148,14 @@ impl Author {
         self.peer.certificate
     }
 
+    /// Whether the certificates were valid at this time, Unix milliseconds. Another path may reach further: during an
+    /// exchange of roots a leaf has two.
+    #[must_use]
+    pub const fn covers(&self, at_ms: u64) -> bool {
+        // Certificates count whole seconds, both ends included.
+        at_ms >= self.not_before_ms && at_ms / 1000 <= self.not_after_ms / 1000
+    }
+
     /// Verifies that this signer made `signed`, of `kind`, at `at_ms` (the statement's own time, Unix milliseconds).
     ///
     /// # Errors
@@ -158,8 +166,7 @@ impl Author {
             return Err(StatementError::OtherSigner { named, shown: self.certificate() });
         }
         let (not_before_ms, not_after_ms) = (self.not_before_ms, self.not_after_ms);
-        // Certificates count whole seconds, both ends included.
-        if at_ms < not_before_ms || at_ms / 1000 > not_after_ms / 1000 {
+        if !self.covers(at_ms) {
             return Err(StatementError::NotValidThen { not_before_ms, not_after_ms, at_ms });
         }
         let signature = &signed.signature;
@@ -172,12 +179,12 @@ impl Author {
 }
 
 impl Trust {
-    /// Verifies a signer's chain, leaf first, as of `at_ms` (Unix milliseconds).
+    /// Verifies a signer's chain, leaf first, as of `at_ms` (Unix milliseconds), under the roots of now and of the past.
     ///
     /// # Errors
     /// [`ChainError`].
     pub fn author(&self, chain: &[CertificateDer<'_>], at_ms: u64) -> Result<Author, ChainError> {
-        let accepted = self.accept(chain, at_ms)?;
+        let accepted = self.accept_author(chain, at_ms)?;
         let leaf = chain.first().ok_or(crate::policy::PolicyError::Missing)?.clone().into_owned();
         Ok(Author {
             peer: accepted.peer,

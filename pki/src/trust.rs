@@ -4,15 +4,15 @@
 //! closest to its name, and passes [`crate::policy`]. TLS links, statements and the join answer all come through here, so
 //! there is one code path; links ask in addition that nothing in the chain is revoked. Shared by verifiers through an
 //! `Arc` and never changed in place: new roots and revocation lists are a new `Trust` and new TLS configurations
-//! (`research/pki.md` §3c). Never reads the clock.
+//! (`research/pki.md` §3c). Roots that were exchanged for others count for statements alone. Never reads the clock.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, TrustAnchor, UnixTime};
 use tram_proto::id::NodeId;
 use tram_proto::limits;
 use tram_proto::name::{NodeName, Zone};
-use tram_proto::pki::Transfer;
+use tram_proto::pki::{PastRoot, Transfer};
 use webpki::aws_lc_rs::{ECDSA_P256_SHA256, ECDSA_P384_SHA384};
 use webpki::{
     CertRevocationList, ExpirationPolicy, RevocationCheckDepth, RevocationOptions, RevocationOptionsBuilder,
@@ -23,7 +23,7 @@ use x509_parser::oid_registry::OID_X509_ORGANIZATION_NAME;
 use crate::authority::Scope;
 use crate::bundle::Known;
 use crate::clock::{Utc, unix};
-use crate::crl::Crl;
+use crate::crl::{Crl, Reason, Revoked};
 use crate::hash::Sha256;
 use crate::policy::{self, Ca, Peer, PolicyError, ms};
 
@@ -114,12 +114,12 @@ pub struct Trust {
     zone: Zone,
     roots: Vec<CertificateDer<'static>>,
     anchors: Vec<TrustAnchor<'static>>,
+    /// Roots of the past, and until when they vouched.
+    past: Vec<(TrustAnchor<'static>, u64)>,
     not_after_ms: u64,
     authorities: Vec<Authority>,
-    /// At most one of each CA.
-    crls: Vec<CertRevocationList<'static>>,
-    /// Whose lists those are.
-    listed: BTreeSet<Sha256>,
+    /// By the CA's public key.
+    crls: BTreeMap<Sha256, CertRevocationList<'static>>,
     /// Which CA central has transferred a node id to.
     transfers: BTreeMap<NodeId, Scope>,
 }
@@ -165,30 +165,27 @@ impl Trust {
                 Some(other) if *other != own => return Err(TrustError::Zones(other.clone(), own)),
                 _ => zone = Some(own),
             }
-            let anchor = webpki::anchor_from_trusted_cert(root)
-                .map_err(|_| TrustError::Root("it cannot serve as a trust anchor"))?;
-            anchors.push(anchor.to_owned());
+            anchors.push(anchor(root)?);
         }
-        let (authorities, crls, listed, transfers) = (Vec::new(), Vec::new(), BTreeSet::new(), BTreeMap::new());
-        Ok(Self {
-            zone: zone.ok_or(TrustError::Empty)?,
-            roots,
-            anchors,
-            not_after_ms,
-            authorities,
-            crls,
-            listed,
-            transfers,
-        })
+        let (past, authorities) = (Vec::new(), Vec::new());
+        let (crls, transfers) = (BTreeMap::new(), BTreeMap::new());
+        let zone = zone.ok_or(TrustError::Empty)?;
+        Ok(Self { zone, roots, anchors, past, not_after_ms, authorities, crls, transfers })
+    }
+
+    /// Adds roots of the past.
+    pub(crate) fn remember(&mut self, past: &[PastRoot]) -> Result<(), TrustError> {
+        for one in past {
+            self.past.push((anchor(&one.certificate.as_ref().into())?, one.until_ms));
+        }
+        Ok(())
     }
 
     /// Adds what the bundle holds.
     pub(crate) fn learn<'a>(&mut self, authorities: Vec<Known>, crls: impl Iterator<Item = &'a Crl>) {
         for crl in crls {
-            if let Some(list) = crl.to_check()
-                && self.listed.insert(crl.issuer)
-            {
-                self.crls.push(list);
+            if let Some(list) = crl.to_check() {
+                self.crls.insert(crl.issuer, list);
             }
         }
         for known in authorities {
@@ -206,7 +203,7 @@ impl Trust {
     /// Whether no revocation list is here at all: a node that has just joined, or comes from a release without any.
     #[must_use]
     pub fn is_bare(&self) -> bool {
-        self.listed.is_empty()
+        self.crls.is_empty()
     }
 
     /// Whether central has transferred a node id to this CA.
@@ -218,7 +215,7 @@ impl Trust {
     /// Whether the list of the issuer with this name (DER) has this serial number.
     fn finds(&self, serial: &[u8], issuer: Option<&[u8]>) -> bool {
         let named = |list: &&CertRevocationList<'_>| issuer.is_some_and(|issuer| is_same_name(list.issuer(), issuer));
-        self.crls.iter().filter(named).any(|list| matches!(list.find_serial(serial), Ok(Some(_))))
+        self.crls.values().filter(named).any(|list| matches!(list.find_serial(serial), Ok(Some(_))))
     }
 
     /// The overlay's zone.
@@ -263,7 +260,7 @@ impl Trust {
     /// # Errors
     /// [`ChainError`].
     pub fn admit(&self, chain: &[CertificateDer<'_>], now_ms: u64) -> Result<Accepted, ChainError> {
-        let lists: Vec<&CertRevocationList<'_>> = self.crls.iter().collect();
+        let lists: Vec<&CertRevocationList<'_>> = self.crls.values().collect();
         let options = RevocationOptionsBuilder::new(&lists).ok().map(|options| {
             // A stale list is better than none, and a missing one is judged below: DESIGN §3.
             options
@@ -272,8 +269,8 @@ impl Trust {
                 .with_expiration_policy(ExpirationPolicy::Ignore)
                 .build()
         });
-        let accepted = self.check(chain, now_ms, options)?;
-        if !self.listed.is_empty() && !self.listed.contains(&accepted.issuer.key) {
+        let accepted = self.check(&self.anchors, chain, now_ms, options)?;
+        if !self.crls.is_empty() && !self.crls.contains_key(&accepted.issuer.key) {
             return Err(ChainError::UnknownStatus { name: accepted.peer.name, scope: accepted.issuer.scope });
         }
         Ok(accepted)
@@ -286,21 +283,69 @@ impl Trust {
         self.accept(chain, leaf.not_after_ms).ok().map(|accepted| accepted.issuer)
     }
 
-    /// Whether a certificate of the chain is on its issuer's list, as far as lists are here. For what was signed before.
+    /// Since when and why the leaf of a chain that was accepted, or its CA, is revoked, as far as lists are here: what was
+    /// signed before stays signed, but its reader may want to know. A CA's revocations stand in the lists of its later
+    /// keys too, and a root's in those of the roots after it.
     #[must_use]
-    pub fn is_revoked(&self, chain: &[CertificateDer<'_>]) -> bool {
-        chain.iter().any(|der| match policy::parse(der) {
-            Ok(parsed) => self.finds(parsed.raw_serial(), Some(parsed.issuer().as_raw())),
-            Err(_) => false,
-        })
+    pub fn revoked(&self, chain: &[CertificateDer<'_>]) -> Option<Revoked> {
+        let (leaf, rest) = chain.split_first()?;
+        let leaf = policy::parse(leaf).ok()?;
+        let name = leaf.issuer().as_raw();
+        let shown = rest.iter().filter_map(|der| {
+            let parsed = policy::parse(der).ok().filter(|parsed| parsed.subject().as_raw() == name)?;
+            Some((parsed.raw_serial().to_vec(), Ca::read(der, &self.zone).ok()?))
+        });
+        let known = self.authorities.iter().map(|a| &a.known).filter(|known| known.subject == name);
+        let issuers: Vec<(Vec<u8>, Ca)> =
+            shown.chain(known.map(|known| (known.serial.clone(), known.ca.clone()))).collect();
+        let find = |list: &CertRevocationList<'_>, serial: &[u8]| {
+            let entry = list.find_serial(serial).ok()??.to_owned();
+            let reason = entry.reason_code.map_or(Reason::Unspecified, |reason| Reason::from_code(reason as u8));
+            let at_ms = entry.revocation_date.as_secs().saturating_mul(1000);
+            Some(Revoked { serial: entry.serial_number, at_ms, reason })
+        };
+        let entries = self.crls.iter().filter_map(|(key, list)| {
+            let is_roots = self
+                .roots
+                .iter()
+                .any(|root| policy::parse(root).is_ok_and(|root| Sha256::of(root.public_key().raw) == *key));
+            if is_roots {
+                return issuers.iter().find_map(|(serial, _)| find(list, serial));
+            }
+            let speaks = issuers.iter().any(|(_, ca)| {
+                ca.key == *key
+                    || self.authorities.iter().any(|a| a.known.ca.key == *key && a.known.ca.scope == ca.scope)
+            });
+            if speaks { find(list, leaf.raw_serial()) } else { None }
+        });
+        // Of several the one that puts what was signed in doubt.
+        entries.max_by_key(|one| one.reason == Reason::KeyCompromise)
     }
 
     pub(crate) fn accept(&self, chain: &[CertificateDer<'_>], at_ms: u64) -> Result<Accepted, ChainError> {
-        self.check(chain, at_ms, None)
+        self.check(&self.anchors, chain, at_ms, None)
+    }
+
+    /// The same for whoever signed something: a root of the past will do for what was certified in its time.
+    pub(crate) fn accept_author(&self, chain: &[CertificateDer<'_>], at_ms: u64) -> Result<Accepted, ChainError> {
+        self.accept(chain, at_ms).or_else(|error| {
+            let under = |(root, until_ms): &(TrustAnchor<'static>, u64)| {
+                let accepted = self.check(std::slice::from_ref(root), chain, at_ms, None).ok()?;
+                (accepted.peer.not_before_ms <= *until_ms).then_some(accepted)
+            };
+            self.past.iter().find_map(under).ok_or_else(|| match error {
+                // Its CA is younger than it is, under the roots of now: another root vouched for it then.
+                ChainError::NotYetValid { .. } if self.peer_of(chain).is_ok_and(|p| p.not_before_ms <= at_ms) => {
+                    self.explain(&webpki::Error::UnknownIssuer, &chain[0], at_ms)
+                }
+                error => error,
+            })
+        })
     }
 
     fn check(
         &self,
+        anchors: &[TrustAnchor<'static>],
         chain: &[CertificateDer<'_>],
         at_ms: u64,
         revocation: Option<RevocationOptions<'_>>,
@@ -322,7 +367,7 @@ impl Trust {
             .collect();
         // Clients and servers show the same certificate and the policy asks for both purposes, so one usage will do.
         let usage = webpki::KeyUsage::client_auth();
-        let (anchors, time) = (&self.anchors, unix(at_ms));
+        let time = unix(at_ms);
         let path = end
             .verify_for_usage(SIGNATURE_ALGORITHMS, anchors, &intermediates, time, usage, revocation, None)
             .map_err(|error| self.explain(&error, leaf, at_ms))?;
@@ -387,6 +432,12 @@ impl Trust {
             other => ChainError::Chain(other.clone()),
         }
     }
+}
+
+fn anchor(root: &CertificateDer<'_>) -> Result<TrustAnchor<'static>, TrustError> {
+    let anchor =
+        webpki::anchor_from_trusted_cert(root).map_err(|_| TrustError::Root("it cannot serve as a trust anchor"))?;
+    Ok(anchor.to_owned())
 }
 
 /// The issuer's name, DER.

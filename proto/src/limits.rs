@@ -99,6 +99,8 @@ pub const PKI_FRAME_BYTES: usize = OBJECT_BYTES + 1024;
 pub const OBJECTS: usize = 4096;
 /// Roots trusted at one time: one, two while they are exchanged, and one in reserve.
 pub const ROOTS: usize = 3;
+/// Roots that were exchanged and still vouch for what was signed in their time: one each year outlives the longest chain.
+pub const PAST_ROOTS: usize = 16;
 /// Reports in one frame.
 pub const REPORTS: usize = 256;
 /// Lines of an audit log in one frame.

@@ -468,6 +468,15 @@ impl Answer {
     }
 }
 
+/// A root that was exchanged for another: what was signed in its time is still believed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PastRoot {
+    /// DER.
+    pub certificate: Bytes,
+    /// It vouches for what was certified until then, Unix milliseconds.
+    pub until_ms: u64,
+}
+
 /// Which roots an overlay trusts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Roots {
@@ -479,17 +488,21 @@ pub struct Roots {
     pub roots: Vec<Bytes>,
     /// When it was made, Unix milliseconds.
     pub at_ms: u64,
+    /// Trusted for statements, never for links, newest first; at most [`limits::PAST_ROOTS`]. A stolen root is not here.
+    pub past: Vec<PastRoot>,
 }
 
 impl Roots {
     /// The bytes that are signed.
     #[must_use]
     pub fn encode(&self) -> Bytes {
+        let past = |past: &PastRoot| wire::PastRoot { certificate: past.certificate.clone(), until_ms: past.until_ms };
         crate::wire::encode(&wire::Roots {
             version: self.version,
             zone: self.zone.to_string(),
             roots: self.roots.clone(),
             at_ms: self.at_ms,
+            past: self.past.iter().map(past).collect(),
         })
     }
 
@@ -504,7 +517,13 @@ impl Roots {
         if w.roots.is_empty() {
             return Err(WireError::Malformed { what: "root list", why: "it is empty" });
         }
-        Ok(Self { version: w.version, zone: w.zone.parse()?, roots: w.roots, at_ms: w.at_ms })
+        WireError::limit("past roots", w.past.len(), limits::PAST_ROOTS)?;
+        let mut past = Vec::new();
+        for one in w.past {
+            WireError::limit("certificate", one.certificate.len(), limits::CERTIFICATE_BYTES)?;
+            past.push(PastRoot { certificate: one.certificate, until_ms: one.until_ms });
+        }
+        Ok(Self { version: w.version, zone: w.zone.parse()?, roots: w.roots, at_ms: w.at_ms, past })
     }
 }
 
@@ -743,7 +762,8 @@ mod tests {
             assert_eq!(Answer::decode(answer.encode()), Ok(answer));
         }
         let zone: Zone = "tram.internal".parse().expect("zone");
-        let roots = Roots { version: 2, zone, roots: vec![Bytes::from_static(b"root")], at_ms: 1 };
+        let past = vec![PastRoot { certificate: Bytes::from_static(b"old"), until_ms: 1 }];
+        let roots = Roots { version: 2, zone, roots: vec![Bytes::from_static(b"root")], at_ms: 1, past };
         assert_eq!(Roots::decode(roots.encode()), Ok(roots.clone()));
         let signed = SignedRoots { body: roots.encode(), signatures: vec![([1; 32], Bytes::from_static(b"s"))] };
         assert_eq!(SignedRoots::decode(signed.encode()), Ok(signed));

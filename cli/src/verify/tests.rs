@@ -28,7 +28,7 @@ impl Overlay {
         self.dir.path().join("pki/root.pem")
     }
 
-    fn trust(&self) -> Trust {
+    fn trust(&self) -> std::sync::Arc<Trust> {
         load_trust(&self.root()).expect("a root")
     }
 
@@ -150,6 +150,49 @@ fn the_command_accepts_the_file_and_no_version_of_it_with_a_flipped_byte() {
         let mut bad = good.clone();
         bad[at] ^= 0x80;
         assert_eq!(exit(&overlay, &bad), 1, "byte {at}");
+    }
+}
+
+/// An export of central's, and its overlay after an exchange of roots and the revocation of central.
+fn revoked_since(reason: tram_pki::crl::Reason) -> (Overlay, Export) {
+    use tram_pki::authority::Authority;
+    use tram_pki::bundle::Bundle;
+    use tram_pki::registry::Registry;
+    use tram_pki::rotate;
+    use tram_proto::pki::{Item, Object, ObjectKey};
+
+    let overlay = Overlay::new();
+    let export = overlay.export(|_| ());
+    let (dir, later_ms) = (overlay.dir.path().join("pki"), NOW_MS + 30 * 24 * 3_600_000);
+    let (mut bundle, _) = Bundle::load(&dir).expect("a root");
+    let (authority, mut registry) = (Authority::open(&dir).expect("opens"), Registry::open(&dir).expect("opens"));
+    let take = |bundle: &mut Bundle, key, version, content: Vec<u8>| {
+        let object = Object { item: Item { key, version }, content: content.into() };
+        assert_eq!(bundle.take(&object, later_ms), Ok(true));
+    };
+    let ca = authority.certificate().to_vec();
+    take(&mut bundle, ObjectKey::Authority(tram_pki::hash::Sha256::of(&ca).0), 1, ca);
+    rotate::begin(&dir, &mut bundle, &mut registry, "lan", later_ms).expect("begun");
+    rotate::switch(&dir, &mut bundle, &mut registry, "lan", later_ms).expect("switched");
+    rotate::finish(&dir, &mut bundle, &mut registry, Vec::new(), "lan", later_ms).expect("finished");
+    assert_eq!(exit(&overlay, &export.encode()), 0);
+    assert_eq!(verify(&export, &overlay.trust()).expect("holds").revoked, None);
+
+    registry.revoke("central", reason, NodeId([0; 16]), "lan", later_ms).expect("known");
+    let list = authority.crl(&registry.revoked(), 2, later_ms).expect("made");
+    take(&mut bundle, ObjectKey::Crl(authority.id().0), 2, list);
+    bundle.save(&dir).expect("written");
+    (overlay, export)
+}
+
+#[test]
+fn a_signer_revoked_since_is_named_and_a_stolen_key_proves_nothing() {
+    use tram_pki::crl::Reason::{KeyCompromise, Retired};
+    for (reason, code) in [(Retired, 0), (KeyCompromise, 1)] {
+        let (overlay, export) = revoked_since(reason);
+        let (node, revoked) = verify(&export, &overlay.trust()).expect("holds").revoked.expect("told apart");
+        assert_eq!((node.as_str(), revoked.reason), ("central", reason));
+        assert_eq!(exit(&overlay, &export.encode()), code);
     }
 }
 

@@ -182,11 +182,16 @@ impl Judge {
 
     fn author(&self, signer: CertHash, chain: &[Bytes], at_ms: u64) -> Result<Arc<Author>, String> {
         let mut authors = self.authors.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(author) = authors.get(&signer) {
+        let held = authors.get(&signer).cloned();
+        if let Some(author) = held.as_ref().filter(|author| author.covers(at_ms)) {
             return Ok(author.clone());
         }
-        let author = self.roots.author(&certificates(chain), at_ms).map_err(|error| error.to_string())?;
-        let author = Arc::new(author);
+        // After an exchange of roots what was signed before it has another path.
+        let author = match (self.roots.author(&certificates(chain), at_ms), held) {
+            (Ok(author), _) => Arc::new(author),
+            (Err(_), Some(held)) => return Ok(held),
+            (Err(error), None) => return Err(error.to_string()),
+        };
         if authors.len() >= AUTHORS {
             authors.clear();
         }
@@ -250,7 +255,7 @@ impl Trust for NodeTrust {
         let trust = self.roots();
         // As of the leaf's last second: a leaf never outlives its issuer, and statements outlive both.
         let leaf = trust.peer_of(&chain).map_err(|e| e.to_string())?;
-        trust.verify(&chain, leaf.not_after_ms).map(|_| ()).map_err(|e| e.to_string())
+        trust.author(&chain, leaf.not_after_ms).map(|_| ()).map_err(|e| e.to_string())
     }
 
     fn statement(&self, kind: Kind, signed: &Signed, chain: &[Bytes], at_ms: u64) -> Result<Signer, String> {
@@ -279,6 +284,11 @@ impl Trust for NodeTrust {
 
 #[cfg(test)]
 mod tests {
+    use tram_pki::bundle::Bundle;
+    use tram_pki::registry::Registry;
+    use tram_pki::rotate;
+    use tram_proto::pki::{Item, Object, ObjectKey};
+
     use super::*;
     use crate::link::tests::fixture::Overlay;
 
@@ -306,5 +316,32 @@ mod tests {
                 .is_err()
         );
         assert!(check(&signed[1], Kind::Receipt, 1).is_err_and(|why| why.contains("valid from")));
+    }
+
+    #[test]
+    fn a_signer_is_believed_for_times_before_an_exchange_of_roots_and_after_it() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let dir = dir.path().join("pki");
+        let (zone, name) = ("tram.internal".parse().expect("zone"), "central".parse().expect("name"));
+        let (now_ms, later_ms) = (1_800_000_000_000, 1_800_000_000_000 + 30 * 24 * 3_600_000);
+        let keys = tram_pki::keystore::found(&dir, &zone, &name, now_ms).expect("founded");
+        let (mut bundle, _) = Bundle::load(&dir).expect("a root");
+        let ca = Bytes::copy_from_slice(&keys.chain()[1]);
+        let item = Item { key: ObjectKey::Authority(tram_pki::hash::Sha256::of(&ca).0), version: 1 };
+        bundle.take(&Object { item, content: ca }, now_ms).expect("taken");
+        let mut registry = Registry::open(&dir).expect("opens");
+        rotate::begin(&dir, &mut bundle, &mut registry, "lan", later_ms).expect("begun");
+        rotate::switch(&dir, &mut bundle, &mut registry, "lan", later_ms).expect("switched");
+        rotate::finish(&dir, &mut bundle, &mut registry, Vec::new(), "lan", later_ms).expect("finished");
+
+        let chain: Vec<Bytes> = keys.chain().iter().map(|c| Bytes::copy_from_slice(c)).collect();
+        let signatures = keys.signer().sign_batch(&[(Kind::Receipt, b"one")]).expect("signed");
+        let signed = Signed { statement: Bytes::from_static(b"one"), signature: signatures[0].clone() };
+        let trust = NodeTrust::new(keys, Clock::default());
+        trust.replace_trust(bundle.trust().expect("roots"));
+        trust.chain(&chain).expect("kept and passed on");
+        for at_ms in [later_ms, now_ms, later_ms] {
+            trust.statement(Kind::Receipt, &signed, &chain, at_ms).expect("by the new root or the old one");
+        }
     }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use rcgen::{Issuer, KeyPair, PKCS_ECDSA_P384_SHA384, PublicKeyData as _, SigningKey as _, SubjectPublicKeyInfo};
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use tram_proto::name::Zone;
-use tram_proto::pki::{ROOTS_PURPOSE, Roots, SignedRoots};
+use tram_proto::pki::{PastRoot, ROOTS_PURPOSE, Roots, SignedRoots};
 
 use super::{AuthorityError, CA_MS, CaKey, ROOT_CRL_MS, ROOT_MS, Scope, ca_params, constraints, failed, fits};
 use crate::crl::{self, Revoked};
@@ -77,7 +77,7 @@ impl Root {
             Err(KeyError::File(FileError::Missing { .. })) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        let trust = keystore::load_trust(&pem_path)?;
+        let trust = keystore::load_roots(&pem_path)?;
         match trust.roots().iter().find(|root| fits(root, &key)) {
             Some(root) => Ok(Some(Self::of(trust.zone().clone(), root.clone(), key)?)),
             None => Err(KeyError::Mismatch { key: key_path, certificate: pem_path }.into()),
@@ -161,8 +161,14 @@ impl Root {
 
 /// A root list without signatures, newest root first.
 #[must_use]
-pub fn unsigned_list(zone: &Zone, version: u64, roots: &[CertificateDer<'_>], now_ms: u64) -> SignedRoots {
+pub fn unsigned_list(
+    zone: &Zone,
+    version: u64,
+    roots: &[CertificateDer<'_>],
+    past: Vec<PastRoot>,
+    now_ms: u64,
+) -> SignedRoots {
     let roots = roots.iter().map(|root| root.to_vec().into()).collect();
-    let body = Roots { version, zone: zone.clone(), roots, at_ms: now_ms }.encode();
+    let body = Roots { version, zone: zone.clone(), roots, at_ms: now_ms, past }.encode();
     SignedRoots { body, signatures: Vec::new() }
 }

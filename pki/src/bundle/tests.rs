@@ -13,7 +13,7 @@ const OWN: tram_proto::id::NodeId = tram_proto::id::NodeId([0; 16]);
 
 fn roots_object(version: u64, roots: &[&Root], signers: &[&Root], zone: &Zone) -> Object {
     let certificates: Vec<CertificateDer<'static>> = roots.iter().map(|root| root.certificate().clone()).collect();
-    let mut list = unsigned_list(zone, version, &certificates, NOW_MS);
+    let mut list = unsigned_list(zone, version, &certificates, Vec::new(), NOW_MS);
     signers.iter().for_each(|root| root.sign(&mut list).expect("signed"));
     Object { item: Item { key: ObjectKey::Roots, version }, content: list.encode() }
 }
@@ -113,7 +113,9 @@ fn a_revoked_node_is_refused_and_a_revoked_province_with_all_below_it() {
     assert!(matches!(&error, ChainError::Revoked { name } if name == "ninh-kieu.can-tho"), "{error}");
     // What it signed before stays signed, and can be told apart.
     trust.verify(&bad, NOW_MS).expect("valid then");
-    assert!(trust.is_revoked(&bad) && !trust.is_revoked(&good));
+    let revoked = trust.revoked(&bad).expect("on the list");
+    assert_eq!((revoked.reason, revoked.at_ms), (Reason::Withdrawn, NOW_MS));
+    assert_eq!(trust.revoked(&good), None);
 
     let known = tree.bundle.authorities().find(|k| k.ca.key == province.authority.id()).cloned().expect("known");
     let scope = known.ca.scope.clone();
@@ -121,7 +123,7 @@ fn a_revoked_node_is_refused_and_a_revoked_province_with_all_below_it() {
     tree.list_root(NOW_MS + 1000);
     let error = tree.trust().admit(&good, NOW_MS).expect_err("its CA is revoked");
     assert!(matches!(error, ChainError::Revoked { .. }), "{error}");
-    assert!(tree.trust().is_revoked(&good));
+    assert_eq!(tree.trust().revoked(&good).map(|r| r.reason), Some(Reason::KeyCompromise), "with its CA");
     tree.trust().admit(province.keys.chain(), NOW_MS).expect("the province's own is central's");
 }
 

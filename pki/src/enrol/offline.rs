@@ -174,7 +174,7 @@ pub fn accept(dir: &Path, answer: &FileAnswer, now_ms: u64) -> Result<Answered, 
     let mut joined = client::check((*answer.granted).clone(), &staged.key, name, known, now_ms)?;
     joined.bundle = answer.bundle.clone();
     let trusted = match known {
-        Some(_) => keystore::load_trust(&dir.join(keystore::ROOT_PEM))?.roots().contains(&joined.root),
+        Some(_) => keystore::load_roots(&dir.join(keystore::ROOT_PEM))?.roots().contains(&joined.root),
         None => false,
     };
     Ok(Answered { joined, trusted })
