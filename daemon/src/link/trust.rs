@@ -337,7 +337,7 @@ mod tests {
         let chain: Vec<Bytes> = keys.chain().iter().map(|c| Bytes::copy_from_slice(c)).collect();
         let signatures = keys.signer().sign_batch(&[(Kind::Receipt, b"one")]).expect("signed");
         let signed = Signed { statement: Bytes::from_static(b"one"), signature: signatures[0].clone() };
-        let trust = NodeTrust::new(keys, Clock::default());
+        let trust = NodeTrust::new(keys, Pins::default(), Clock::default());
         trust.replace_trust(bundle.trust().expect("roots"));
         trust.chain(&chain).expect("kept and passed on");
         for at_ms in [later_ms, now_ms, later_ms] {
