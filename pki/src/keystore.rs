@@ -429,7 +429,12 @@ impl NodeKeys {
         let of_chain = |source: ChainError| KeyError::Chain { path: chain_path.clone(), source };
         let leaf = trust.peer_of(&chain).map_err(|error| of_chain(error.into()))?;
         // As of its last second: a leaf never outlives its issuer, and an expired one must still load.
-        let identity = trust.verify(&chain, leaf.not_after_ms).map_err(of_chain)?;
+        let identity = trust.verify(&chain, leaf.not_after_ms).or_else(|error| {
+            // The roots were exchanged and the power went before the chain followed: the bundle has the CA under the new one.
+            let (bundle, _) = Bundle::load_beside(&root_path)?;
+            let again = bundle.trust().ok().and_then(|trust| trust.verify(&chain, leaf.not_after_ms).ok());
+            again.ok_or_else(|| of_chain(error))
+        })?;
 
         let key = read_key(&key_path)?;
         let signer = Signer::new(&key, identity.certificate)

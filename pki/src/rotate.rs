@@ -634,6 +634,16 @@ mod tests {
     }
 
     #[test]
+    fn a_node_whose_power_went_between_the_new_root_and_the_new_chain_starts_again() {
+        let mut tree = Tree::new();
+        let dir = tree.central.dir().to_owned();
+        let chain = NodeKeys::load(&dir).expect("loads").chain().to_vec();
+        let (_, bundle, registry) = steps(&mut tree);
+        at_once(&dir, bundle, registry, "lan", NOW_MS).expect("exchanged");
+        assert_eq!(NodeKeys::load(&dir).expect("loads").chain(), chain);
+    }
+
+    #[test]
     fn a_signer_revoked_since_is_told_apart_also_by_later_keys_and_roots() {
         let mut tree = Tree::new();
         let province = tree.province("can-tho", NOW_MS);
