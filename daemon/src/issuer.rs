@@ -13,13 +13,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
 use tracing::warn;
-use tram_pki::authority::{Authority, AuthorityError, Scope};
+use tram_pki::authority::{Authority, AuthorityError, Root, Scope};
 use tram_pki::backup::Restored;
 use tram_pki::bundle::Known;
 use tram_pki::enrol::{self, Cause, Exporter, offline};
 use tram_pki::keystore::{CA_KEY, CA_PEM, KeyError};
 use tram_pki::lock::{self, Passphrase};
 use tram_pki::registry::{self, Entry, Registry, RegistryError, TokenState};
+use tram_pki::rotate;
 use tram_proto::id::NodeId;
 use tram_proto::join::{Answer, Refusal, Request, Uplink};
 use tram_proto::name::NodeName;
@@ -72,6 +73,8 @@ impl Key {
 /// What one change works on.
 struct Inside {
     key: Key,
+    /// The roots that a passphrase has opened.
+    roots: Vec<Arc<Root>>,
     registry: Registry,
 }
 
@@ -106,7 +109,7 @@ impl Desk {
         clock: Clock,
     ) -> Result<Self, RegistryError> {
         let registry = Registry::open(pki)?;
-        let inside = Inside { key: Key::at_start(pki, credentials), registry };
+        let inside = Inside { key: Key::at_start(pki, credentials), roots: Vec::new(), registry };
         let (inside, changed) = (Mutex::new(inside), watch::Sender::new(0));
         let pki = pki.to_owned();
         let twin = AtomicBool::new(false);
@@ -174,7 +177,7 @@ impl Desk {
     pub fn answer(&self, request: &Request, exporter: &Exporter, source: &str) -> (Answer, Option<Cause>) {
         let now_ms = self.clock.wall_ms();
         let mut inside = self.inside();
-        let Inside { key, registry } = &mut *inside;
+        let Inside { key, registry, .. } = &mut *inside;
         let answer = match self.may_issue(key) {
             Ok(authority) => enrol::answer(registry, authority, request, exporter, source, now_ms),
             Err(why) => {
@@ -257,7 +260,7 @@ impl Issuer for Desk {
             by: order.by,
         };
         let mut inside = self.inside();
-        let Inside { key, registry } = &mut *inside;
+        let Inside { key, registry, .. } = &mut *inside;
         let authority = self.may_issue(key).map_err(IssuerError::Locked)?;
         if let Some(closer) = self.closer_than(authority, &order.name) {
             let why = format!(
@@ -315,7 +318,7 @@ impl Issuer for Desk {
         let request = FileRequest::decode(&order.request).map_err(|error| invalid(&error))?;
         let order = offline::SignOrder { role: order.role, uplink: read_uplink(&order.uplink)?, by: order.by };
         let mut inside = self.inside();
-        let Inside { key, registry } = &mut *inside;
+        let Inside { key, registry, .. } = &mut *inside;
         let authority = self.may_issue(key).map_err(IssuerError::Locked)?;
         let signed = offline::sign(registry, authority, &request, &order, self.clock.wall_ms());
         drop(inside);
@@ -365,6 +368,11 @@ impl Desk {
                 let mut inside = self.inside();
                 self.note(&mut inside, "ca_unlocked", by)?;
                 inside.key = Key::Open(Box::new(opened));
+                // The root's key has the same passphrase, or none.
+                let roots = rotate::unlock_roots(&self.pki, &passphrase).unwrap_or_default();
+                inside.roots = roots.into_iter().map(Arc::new).collect();
+                drop(inside);
+                self.publish(false);
                 Ok(Vec::new())
             }
             KeyOrder::Lock => {
@@ -377,6 +385,7 @@ impl Desk {
                 let mut inside = self.inside();
                 self.note(&mut inside, "ca_locked", by)?;
                 inside.key = Key::Locked { why: KeyError::Locked { path: ca }.to_string() };
+                inside.roots.clear();
                 Ok(Vec::new())
             }
             KeyOrder::Set(passphrase) => {

@@ -7,7 +7,7 @@
 
 use std::path::Path;
 
-use rustls_pki_types::CertificateDer;
+use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use tram_proto::limits;
 use tram_proto::pki::{Item, Object, ObjectKey, PastRoot};
 
@@ -17,6 +17,7 @@ use crate::csr::LeafKey;
 use crate::files::{self, FileError};
 use crate::hash::Sha256;
 use crate::keystore::{self, CA_KEY, CA_PEM, KeyError, ROOT_KEY, ROOT_PEM};
+use crate::lock::{self, Passphrase};
 use crate::policy;
 use crate::registry::{Registry, RegistryError};
 
@@ -106,14 +107,29 @@ pub fn stage(dir: &Path) -> Stage {
     }
 }
 
-/// Every root whose key is in `dir`.
+/// Every root whose key is in `dir`, the one in force first.
 ///
 /// # Errors
 /// [`AuthorityError`].
 pub fn roots(dir: &Path) -> Result<Vec<Root>, AuthorityError> {
+    roots_with(dir, keystore::read_key)
+}
+
+/// The same with a passphrase, which opens what is locked.
+///
+/// # Errors
+/// [`AuthorityError`].
+pub fn unlock_roots(dir: &Path, passphrase: &Passphrase) -> Result<Vec<Root>, AuthorityError> {
+    roots_with(dir, |path| lock::open_key(path, passphrase))
+}
+
+fn roots_with(
+    dir: &Path,
+    read: impl Fn(&Path) -> Result<PrivatePkcs8KeyDer<'static>, KeyError>,
+) -> Result<Vec<Root>, AuthorityError> {
     let mut found = Vec::new();
     for (key, pem) in [(ROOT_KEY, ROOT_PEM), (ROOT_KEY_NEXT, ROOT_PEM_NEXT), (ROOT_KEY_OLD, ROOT_PEM)] {
-        found.extend(Root::open_as(dir, key, pem, keystore::read_key)?);
+        found.extend(Root::open_as(dir, key, pem, &read)?);
     }
     Ok(found)
 }

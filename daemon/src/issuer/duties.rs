@@ -4,6 +4,7 @@
 //! Whatever it makes is in the registry, on disk, before it is on the shelf, from where everyone gets it.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
@@ -131,9 +132,17 @@ impl Desk {
         self.shelf.save().map_err(|why| why.to_string())
     }
 
+    /// Every root whose key can be used: as it lies in its file, or as a passphrase has opened it.
+    fn roots(&self, inside: &Inside) -> Result<Vec<Arc<Root>>, AuthorityError> {
+        match rotate::roots(&self.pki) {
+            Err(_) if !inside.roots.is_empty() => Ok(inside.roots.clone()),
+            roots => roots.map(|roots| roots.into_iter().map(Arc::new).collect()),
+        }
+    }
+
     fn publish_root(&self, inside: &mut Inside, at_once: bool) -> Result<(), String> {
         let now_ms = self.clock.wall_ms();
-        let roots = match rotate::roots(&self.pki) {
+        let roots = match self.roots(inside) {
             Ok(roots) => roots,
             Err(why) => {
                 // Locked, most likely: its list is good for more than a year.
@@ -211,7 +220,7 @@ impl Desk {
 
     fn renew(&self, inside: &mut Inside, request: &tram_proto::pki::RenewRequest, from: &str) -> Answer {
         let now_ms = self.clock.wall_ms();
-        let Inside { key, registry } = inside;
+        let Inside { key, registry, .. } = inside;
         let authority = match self.may_issue(key) {
             Ok(authority) => authority,
             Err(why) => {
@@ -245,14 +254,14 @@ impl Desk {
             warn!(from, %why, "no CA certificate is made");
             return Answer::Refused(Refusal::Unavailable);
         }
-        let root = Root::open(&self.pki).unwrap_or_else(|why| {
+        let roots = self.roots(inside).unwrap_or_else(|why| {
             warn!(%why, "the root's key cannot be used");
-            None
+            Vec::new()
         });
         let Ok(trust) = self.shelf.with(tram_pki::bundle::Bundle::trust) else {
             return Answer::Refused(Refusal::Unavailable);
         };
-        match renew::certify(&mut inside.registry, root.as_ref(), &trust, request, now_ms) {
+        match renew::certify(&mut inside.registry, roots.first().map(AsRef::as_ref), &trust, request, now_ms) {
             Ok((certificate, scope)) => {
                 let published = self.put(&authority_object(&certificate)).and_then(|()| {
                     self.hand_over(inside, &scope)?;
@@ -386,7 +395,7 @@ impl Desk {
             return Err(IssuerError::Invalid(format!("{province} has no CA that could be revoked")));
         }
         let mut inside = self.inside();
-        if rotate::roots(&self.pki).map_err(failed)?.is_empty() {
+        if self.roots(&inside).map_err(failed)?.is_empty() {
             return Err(IssuerError::Invalid(RotateError::NoRoot.to_string()));
         }
         let serials: Vec<Vec<u8>> = known.iter().map(|known| known.serial.clone()).collect();
@@ -405,7 +414,7 @@ impl Desk {
     pub fn rename(&self, old: &NodeName, new: &NodeName, alias_ms: u64, by: &str) -> Result<(), IssuerError> {
         let now_ms = self.clock.wall_ms();
         let mut inside = self.inside();
-        let Inside { key, registry } = &mut *inside;
+        let Inside { key, registry, .. } = &mut *inside;
         let authority = self.may_issue(key).map_err(IssuerError::Locked)?;
         if !authority.scope().covers(new) || self.closer_than(authority, new).is_some() {
             return Err(IssuerError::Invalid(format!("{new} is not this CA's to certify")));
