@@ -210,6 +210,14 @@ pub(crate) fn key_of(path: &Path, bytes: &[u8]) -> Result<PrivatePkcs8KeyDer<'st
     }
 }
 
+/// The chain of the node in `dir`, as it stands there.
+///
+/// # Errors
+/// [`KeyError`].
+pub fn chain(dir: &Path) -> Result<Vec<CertificateDer<'static>>, KeyError> {
+    read_certificates(&dir.join(NODE_PEM))
+}
+
 /// A key that waits for its certificate, and what the certificate is being asked with.
 #[derive(Debug)]
 pub struct Staged {

@@ -330,9 +330,13 @@ impl Desk {
                 changed = true;
             }
         }
-        // A key that is locked stays so; the certificate is read when it is opened.
-        if changed && (matches!(inside.key, Key::Open(_)) || waiting.is_some()) {
-            inside.key = Key::Open(Box::new(Authority::open(&self.pki)?));
+        if changed {
+            match Authority::open(&self.pki) {
+                Ok(again) => inside.key = Key::Open(Box::new(again)),
+                Err(why) if matches!(inside.key, Key::Open(_)) || waiting.is_some() => return Err(why),
+                // A key that is locked stays so; the certificate is read when it is opened.
+                Err(_) => {}
+            }
         }
         drop(inside);
         if changed {

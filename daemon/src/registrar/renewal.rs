@@ -14,6 +14,7 @@ use tram_pki::authority::Scope;
 use tram_pki::clock::DAY_MS;
 use tram_pki::hash::Sha256;
 use tram_pki::keystore::{self, NodeKeys};
+use tram_pki::policy;
 use tram_pki::renew::{self, AnswerError, GRACE_MS};
 use tram_pki::rotate;
 use tram_proto::limits::CHAIN_CERTIFICATES;
@@ -209,7 +210,8 @@ impl Renewal {
     fn show(&self) -> Result<(), String> {
         let keys = self.trust.keys();
         let now_ms = self.clock.wall_ms();
-        let Some(issuer) = self.trust.roots().issuer_of(keys.chain()).map(|ca| ca.key) else { return Ok(()) };
+        // By its key: what is shown may be under a root that is trusted no more.
+        let Some(issuer) = keys.chain().get(1).and_then(|ca| policy::key_of(ca)) else { return Ok(()) };
         let before = keys.chain().get(1..).unwrap_or_default().to_vec();
         let most = CHAIN_CERTIFICATES - 1;
         let shown = self.shelf.with(|bundle| rotate::shown(bundle, &issuer, &before, most, now_ms));
