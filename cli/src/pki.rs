@@ -3,9 +3,13 @@
 //! Works on the node's files where it can. What the running daemon holds is changed by asking it: then it is also the
 //! daemon that writes the audit log.
 
+mod ask;
+mod nodes;
 mod offline;
 mod overlay;
+mod root;
 pub(crate) mod standing;
+mod stick;
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
@@ -48,7 +52,7 @@ pub(crate) async fn run(dir: Option<&Path>, command: PkiCommand, json: bool) -> 
         }
         PkiCommand::Backup(args) => make_backup(&places, &args, json),
         PkiCommand::Restore(args) => restore(&places, args, json),
-        PkiCommand::Overlay(command) => overlay::run(&place, command, json).await,
+        PkiCommand::Overlay(command) => overlay::run(&place, &places.pki, command, json).await,
         PkiCommand::Offline(command) => offline::run(&place, &places.pki, command, json).await,
     }
 }

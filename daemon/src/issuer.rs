@@ -23,6 +23,7 @@ use tram_pki::registry::{self, Entry, Registry, RegistryError, TokenState};
 use tram_pki::rotate;
 use tram_proto::id::NodeId;
 use tram_proto::join::{Answer, Refusal, Request, Uplink};
+use tram_proto::limits;
 use tram_proto::name::NodeName;
 use tram_proto::offline::FileRequest;
 use tram_relay::input::Names;
@@ -251,12 +252,15 @@ impl Desk {
 impl Issuer for Desk {
     fn new_token(&self, order: TokenOrder) -> Result<TokenMade, IssuerError> {
         let reachable = self.reachable.as_ref().map_err(|why| IssuerError::Invalid(why.clone()))?;
+        let door = order.door;
+        let first = door.iter().flat_map(|(_, addresses)| addresses);
+        let join = first.chain(&reachable.join).take(limits::HELLO_ADDRESSES).cloned().collect();
         let order = registry::TokenOrder {
             uplink: self.uplink(order.uplink.as_deref(), reachable)?,
             name: order.name,
             role: order.role,
             lifetime_ms: order.ttl_ms.unwrap_or(registry::TOKEN_MS),
-            join: reachable.join.clone(),
+            join,
             by: order.by,
         };
         let mut inside = self.inside();
@@ -271,6 +275,9 @@ impl Issuer for Desk {
         }
         let token = registry.new_token(authority, &order, self.clock.wall_ms()).map_err(issuer_error)?;
         drop(inside);
+        if let Some((node, _)) = door {
+            self.open_door(node, token.expires_ms, &reachable.join)?;
+        }
         self.tell();
         Ok(TokenMade { id: token.id.to_string(), line: token.to_text(), expires_ms: token.expires_ms })
     }
@@ -497,7 +504,14 @@ mod tests {
 
     fn token(desk: &Desk) -> Result<TokenMade, IssuerError> {
         let name = "can-tho".parse().expect("name");
-        desk.new_token(TokenOrder { name, role: Role::Province, ttl_ms: None, uplink: None, by: "lan".to_owned() })
+        desk.new_token(TokenOrder {
+            name,
+            role: Role::Province,
+            ttl_ms: None,
+            uplink: None,
+            door: None,
+            by: "lan".to_owned(),
+        })
     }
 
     /// Everything that is refused while nothing may be issued, and what is not.

@@ -20,6 +20,7 @@ use x509_parser::x509::SubjectPublicKeyInfo;
 
 use crate::clock::BACKDATE_MS;
 use crate::hash::Sha256;
+use crate::keystore;
 use crate::policy::ms;
 
 /// How far ahead of this clock a list may be, in milliseconds.
@@ -178,6 +179,14 @@ impl Crl {
         let entries = list.iter_revoked_certificates().count();
         let issuer = Sha256::of(issuer_spki);
         Ok(Self { der: der.to_vec(), issuer, number, this_update_ms, next_update_ms, entries })
+    }
+
+    /// In PEM, for other programs.
+    #[must_use]
+    pub fn to_pem(&self) -> String {
+        let mut text = String::new();
+        keystore::push_pem("X509 CRL", &self.der, &mut text);
+        text
     }
 
     /// What it names.

@@ -13,6 +13,8 @@
 //! | [`pins`] | which CA may speak for a node id |
 //! | [`policy`], [`trust`] | who a certificate speaks for; whether its chain holds |
 //! | [`verify`] | TLS configurations for links and for joining |
+//! | [`parcel`] | what travels on a stick: objects of the bundle, requests for CA certificates |
+//! | [`stated`] | what a certificate says, for people |
 //! | [`statement`] | signs and verifies statements |
 //! | [`keystore`] | a node's keys and certificates on disk |
 //! | [`backup`] | a node's PKI and config in one encrypted file, and back |
@@ -35,11 +37,13 @@ pub mod hash;
 pub mod journal;
 pub mod keystore;
 pub mod lock;
+pub mod parcel;
 pub mod pins;
 pub mod policy;
 pub mod registry;
 pub mod renew;
 pub mod rotate;
+pub mod stated;
 pub mod statement;
 pub mod token;
 pub mod trust;

@@ -1,26 +1,35 @@
 //! `tram pki revoke`, `renew` and `rotate`: what is ordered of the running node.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tram_client::{Admin, PkiRotation, Place};
 use tram_proto::name::NodeName;
 
-use super::{say, standing};
+use super::ask::confirm;
+use super::{nodes, root, say, standing, stick};
 use crate::args::{OverlayCommand, RevokeArgs, RotateCaCommand, RotateCommand, RotateRootCommand};
-use crate::exit::{Failure, NEGATIVE, TRY_AGAIN, USAGE};
+use crate::exit::{Failure, TRY_AGAIN};
 use crate::show;
 
 /// Nodes that are linked take a new root within seconds: so often is looked, at this pause.
 const LOOKS: u32 = 30;
 const LOOK: Duration = Duration::from_millis(500);
 
-pub(super) async fn run(place: &Place, command: OverlayCommand, json: bool) -> Result<(), Failure> {
+pub(super) async fn run(place: &Place, pki: &Path, command: OverlayCommand, json: bool) -> Result<(), Failure> {
     match command {
         OverlayCommand::Status => standing::status(place, json).await,
         OverlayCommand::Renew => renew(place, json).await,
         OverlayCommand::Revoke(args) => revoke(place, args, json).await,
+        OverlayCommand::List(args) => nodes::list(place, args, json).await,
+        OverlayCommand::Show { which } => nodes::show(place, &which, json).await,
+        OverlayCommand::Rename { old, new, alias_days } => rename(place, &old, &new, alias_days, json).await,
+        OverlayCommand::Root(command) => root::run(place, pki, command, json).await,
+        OverlayCommand::Requests { out } => stick::requests(place, pki, out.as_deref(), json).await,
+        OverlayCommand::Install { file } => stick::install(place, &file, json).await,
+        OverlayCommand::Crl(command) => stick::crl(pki, command, json),
+        OverlayCommand::Bundle(command) => stick::bundle(pki, command, json),
         OverlayCommand::Rotate(RotateCommand::Root(command)) => rotate_root(place, command, json).await,
         OverlayCommand::Rotate(RotateCommand::Ca(command)) => rotate_ca(place, command, json).await,
     }
@@ -36,18 +45,6 @@ async fn renew(place: &Place, json: bool) -> Result<(), Failure> {
         return show::json(&json!({ "not_after": show::utc(done.not_after_ms) }));
     }
     show::line(&format!("renewed: good until {}", show::local(done.not_after_ms)))
-}
-
-/// Asks a person to type a word.
-fn confirm(question: &str, word: &str, instead: &str) -> Result<(), Failure> {
-    if !std::io::stdin().is_terminal() {
-        return Err(Failure::new(USAGE, format!("this cannot be undone: {instead}")));
-    }
-    // Nobody answers what cannot be shown.
-    let _ = write!(std::io::stderr(), "{question}\nType {word}: ");
-    let mut said = String::new();
-    let _ = std::io::stdin().read_line(&mut said);
-    if said.trim() == word { Ok(()) } else { Err(Failure::new(NEGATIVE, "nothing was changed")) }
 }
 
 async fn revoke(place: &Place, args: RevokeArgs, json: bool) -> Result<(), Failure> {
@@ -71,6 +68,19 @@ async fn revoke(place: &Place, args: RevokeArgs, json: bool) -> Result<(), Failu
     }
     show::line(&format!("{which} is revoked: {}", serials.join(" ")))?;
     say("every node that can be reached hears of it within seconds, and closes the links that depend on it");
+    Ok(())
+}
+
+async fn rename(place: &Place, old: &NodeName, new: &NodeName, alias_days: u16, json: bool) -> Result<(), Failure> {
+    let alias_ms = u64::from(alias_days) * 24 * 3600 * 1000;
+    Admin::connect(place).await?.rename(old, new, alias_ms).await?;
+    if json {
+        return show::json(&json!({ "old": old.to_string(), "new": new.to_string(), "alias_days": alias_days }));
+    }
+    show::line(&format!(
+        "{old} is {new} from its next certificate on; {old} is understood for {alias_days} days more"
+    ))?;
+    say("`tram pki renew` on that machine has it take the name now");
     Ok(())
 }
 
@@ -109,7 +119,7 @@ async fn rotate_root(place: &Place, command: RotateRootCommand, json: bool) -> R
         RotateRootCommand::Begin { compromised: false, .. } => rotate("begin", Vec::new()).await?,
         RotateRootCommand::Begin { compromised: true, yes } => {
             if !yes {
-                let question = "The old root is dropped at once. Nodes that are not linked now will trust nobody until they get the new root.pem by hand.";
+                let question = "The old root is dropped at once. Nodes that are not linked now will trust nobody until they get the new root by hand.";
                 confirm(question, "compromised", "say --yes, or run this at a terminal")?;
             }
             return at_once(&admin, json).await;
@@ -147,7 +157,7 @@ async fn at_once(admin: &Admin, json: bool) -> Result<(), Failure> {
     show::line("the root is exchanged; the old one is dropped")?;
     if !now.root_stragglers.is_empty() {
         show::line(
-            "\nThese have not taken the new root. Bring them this node's pki/root.pem, and run there `tram pki root install root.pem`:",
+            "\nThese have not taken the new root. Write it here with `tram pki bundle export FILE`, bring them the file, and run there `tram pki root install FILE`:",
         )?;
         now.root_stragglers.iter().try_for_each(|name| show::line(&format!("  {name}")))?;
     }

@@ -71,12 +71,12 @@ impl Admin {
         Ok(self.admin.clone().pki_install(api::PkiInstallRequest { objects }).await?.into_inner())
     }
 
-    /// Has the node trust these roots (DER) and no others.
+    /// Has the node trust these roots (DER) and no others, and take these objects.
     ///
     /// # Errors
     /// [`Error`]; code `invalid`.
-    pub async fn pin(&self, roots: Vec<Bytes>) -> Result<(), Error> {
-        self.admin.clone().pki_pin(api::PkiPinRequest { roots }).await?;
+    pub async fn pin(&self, roots: Vec<Bytes>, objects: Vec<Bytes>) -> Result<(), Error> {
+        self.admin.clone().pki_pin(api::PkiPinRequest { roots, objects }).await?;
         Ok(())
     }
 

@@ -186,6 +186,7 @@ impl Admin for Service {
             name: name.parse().map_err(refusal::invalid)?,
             role: role.parse().map_err(refusal::invalid)?,
             ttl_ms: Some(ttl_ms).filter(|ttl| *ttl != 0),
+            door: self.door.pki.door_of(&uplink),
             uplink: Some(uplink).filter(|uplink| !uplink.is_empty()),
             by,
         };
@@ -292,8 +293,8 @@ impl Admin for Service {
     async fn pki_pin(&self, request: Request<PkiPinRequest>) -> Result<Response<Done>, Status> {
         self.check(&request)?;
         let by = caller(&request);
-        let roots = request.into_inner().roots;
-        self.pki(move |pki| pki.pin(&roots, &by)).await?;
+        let order = request.into_inner();
+        self.pki(move |pki| pki.pin(order, &by)).await?;
         Ok(Response::new(Done {}))
     }
 

@@ -13,13 +13,18 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::watch;
 use tracing::warn;
+use tram_pki::authority::Scope;
+use tram_pki::ceremony;
 use tram_pki::crl::Reason;
+use tram_pki::parcel::Parcel;
+use tram_proto::id::NodeId;
+use tram_proto::join::{HostPort, Uplink};
 use tram_proto::local::{
-    PkiInstallAnswer, PkiNodesAnswer, PkiRenameRequest, PkiRenewAnswer, PkiRevokeRequest, PkiRotateRequest,
-    PkiRotation, PkiStatusAnswer,
+    PkiInstallAnswer, PkiNodesAnswer, PkiPinRequest, PkiRenameRequest, PkiRenewAnswer, PkiRevokeRequest,
+    PkiRotateRequest, PkiRotation, PkiStatusAnswer,
 };
 use tram_proto::name::NodeName;
-use tram_proto::pki::PkiFrame;
+use tram_proto::pki::{Object, PkiFrame, Report};
 
 use super::station::IssuerError;
 use crate::clock::Clock;
@@ -59,6 +64,14 @@ fn invalid(why: impl std::fmt::Display) -> IssuerError {
 
 fn failed(why: impl std::fmt::Display) -> IssuerError {
     IssuerError::Failed(why.to_string())
+}
+
+fn object(bytes: Bytes) -> Result<Object, IssuerError> {
+    match PkiFrame::decode(bytes) {
+        Ok(PkiFrame::Object(object)) => Ok(object),
+        Ok(_) => Err(invalid("this is no object of the bundle")),
+        Err(why) => Err(invalid(why)),
+    }
 }
 
 impl PkiDoor {
@@ -105,6 +118,10 @@ impl PkiDoor {
         let words = Reason::ALL.map(Reason::as_str).join(", ");
         let reason = Reason::ALL.into_iter().find(|one| one.as_str() == order.reason);
         let reason = reason.ok_or_else(|| invalid(format!("{:?} is no reason: {words}", order.reason)))?;
+        if order.authority && !desk.rotation().root_key_here {
+            let why = "the root's key is not here: make the list where it is, with `tram pki crl sign --revoke`, and bring it here for `tram pki install`";
+            return Err(invalid(why));
+        }
         if order.authority {
             return desk.revoke_authority(&order.which.parse().map_err(invalid)?, reason, by);
         }
@@ -123,6 +140,18 @@ impl PkiDoor {
             }
             _ => why,
         }
+    }
+
+    /// The node named as uplink, and where machines can join at it, when it can pass them on to this node's CA. One that
+    /// has a CA of its own opens its port for itself only.
+    pub(super) fn door_of(&self, uplink: &str) -> Option<(NodeId, Vec<HostPort>)> {
+        let name = uplink.parse::<Uplink>().ok()?.node;
+        let scope = Scope::Below(name.clone());
+        let has_ca = self.shelf.with(|bundle| bundle.authorities().any(|known| known.ca.scope == scope));
+        let own = self.trust.keys().identity().id;
+        let passes = |report: &Report| report.name == name && report.node != own && !report.join.is_empty();
+        let report = self.herald.reports().into_iter().find(passes).filter(|_| !has_ca)?;
+        Some((report.node, report.join))
     }
 
     pub(super) fn rename(&self, order: &PkiRenameRequest, by: &str) -> Result<(), IssuerError> {
@@ -170,11 +199,7 @@ impl PkiDoor {
     pub(super) fn install(&self, objects: Vec<Bytes>, by: &str) -> Result<PkiInstallAnswer, IssuerError> {
         let mut answer = PkiInstallAnswer::default();
         for bytes in objects {
-            let object = match PkiFrame::decode(bytes) {
-                Ok(PkiFrame::Object(object)) => object,
-                Ok(_) => return Err(invalid("this is no object of the bundle")),
-                Err(why) => return Err(invalid(why)),
-            };
+            let object = object(bytes)?;
             match self.shelf.put(&object) {
                 Ok(true) => {
                     answer.taken += 1;
@@ -191,16 +216,19 @@ impl PkiDoor {
         Ok(answer)
     }
 
-    pub(super) fn pin(&self, roots: &[Bytes], by: &str) -> Result<(), IssuerError> {
-        let roots = roots.iter().map(|der| der.to_vec().into()).collect();
+    pub(super) fn pin(&self, order: PkiPinRequest, by: &str) -> Result<(), IssuerError> {
+        let objects = order.objects.into_iter().map(object).collect::<Result<_, _>>()?;
+        let certificates = order.roots.iter().map(|der| der.to_vec().into()).collect();
+        let parcel = Parcel { objects, certificates, requests: Vec::new() };
+        let (keys, now_ms) = (self.trust.keys(), self.clock.wall_ms());
         self.shelf.change(|bundle| {
-            let pinned = bundle.pin(roots);
+            let pinned = ceremony::pin(bundle, &parcel, keys.chain(), now_ms);
             let changed = pinned.is_ok();
             (pinned.map_err(invalid), changed)
         })?;
         self.shelf.save().map_err(failed)?;
         warn!(by, "the roots were replaced by hand");
-        // What the new ones vouch for, neighbours have.
+        // What else the new ones vouch for, neighbours have.
         self.herald.pull();
         Ok(())
     }

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use tram_pki::lock::Passphrase;
 use tram_proto::id::NodeId;
+use tram_proto::join::HostPort;
 use tram_proto::name::{NodeName, Role, Zone};
 
 use crate::plan::Plan;
@@ -147,6 +148,9 @@ pub struct TokenOrder {
     pub ttl_ms: Option<u64>,
     /// `NODE@HOST:PORT` of its uplink; `None` is this node.
     pub uplink: Option<String>,
+    /// A node that is to pass on what comes to its join port, and where that can be reached: for a machine that reaches
+    /// only its uplink.
+    pub door: Option<(NodeId, Vec<HostPort>)>,
     /// Who asks, for the audit log: a user's name.
     pub by: String,
 }

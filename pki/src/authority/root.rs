@@ -17,6 +17,7 @@ use crate::hash::Sha256;
 use crate::keystore::{self, KeyError, ROOT_KEY, ROOT_PEM};
 use crate::lock::{self, Passphrase};
 use crate::policy;
+use crate::trust::Trust;
 
 /// A root and its key.
 #[derive(Debug)]
@@ -81,6 +82,28 @@ impl Root {
         match trust.roots().iter().find(|root| fits(root, &key)) {
             Some(root) => Ok(Some(Self::of(trust.zone().clone(), root.clone(), key)?)),
             None => Err(KeyError::Mismatch { key: key_path, certificate: pem_path }.into()),
+        }
+    }
+
+    /// The root whose key is in this file, wherever that is; its certificate is one of `roots`. A passphrase opens a locked
+    /// key.
+    ///
+    /// # Errors
+    /// [`AuthorityError`]; [`KeyError::Locked`] and [`KeyError::WrongPassphrase`] among them.
+    pub fn at(
+        key_path: &Path,
+        passphrase: Option<&Passphrase>,
+        roots: &[CertificateDer<'static>],
+    ) -> Result<Self, AuthorityError> {
+        let key = CaKey::read(key_path, |path| match passphrase {
+            Some(word) => lock::open_key(path, word),
+            None => keystore::read_key(path),
+        })?;
+        let pem = || Path::new(ROOT_PEM).to_owned();
+        let trust = Trust::new(roots.to_vec()).map_err(|source| KeyError::Trust { path: pem(), source })?;
+        match trust.roots().iter().find(|root| fits(root, &key)) {
+            Some(root) => Self::of(trust.zone().clone(), root.clone(), key),
+            None => Err(KeyError::Mismatch { key: key_path.to_owned(), certificate: pem() }.into()),
         }
     }
 

@@ -14,6 +14,7 @@ use tram_pki::renew::{self, GRACE_MS};
 use tram_pki::rotate::Stage;
 use tram_proto::id::NodeId;
 use tram_proto::local::{CertificateView, PkiBackupView, PkiNodeView, PkiRequestView, PkiRotation};
+use tram_proto::name::{NodeName, Role};
 
 use super::PkiDoor;
 use crate::issuer::duties::CA_RENEW_MS;
@@ -233,7 +234,11 @@ impl PkiDoor {
     }
 
     pub(super) fn requests(&self) -> Vec<PkiRequestView> {
+        let central = |name: &NodeName| {
+            self.members().values().any(|member| member.record.name == *name && member.record.role == Role::Central)
+        };
         let view = |one: tram_pki::registry::AuthorityRequest| PkiRequestView {
+            overlay: central(&one.name),
             csr: one.csr().unwrap_or_default().into(),
             name: one.name.to_string(),
             key: one.key.to_string(),
