@@ -156,13 +156,15 @@ fn row_29_an_audit_log_that_was_tampered_with_is_told_line_by_line() {
         let path = overlay.write("tampered.log", (lines.join("\n") + "\n").as_bytes());
         path.to_str().expect("UTF-8").to_owned()
     };
-    let edited = lines[1].replace("can-tho", "can-tha");
-    check(&[&write(&[lines[0], &edited, lines[2], lines[3]])], 1, "line 2: it was edited");
-    check(&[&write(&[lines[0], lines[2], lines[3]])], 1, "line 2: it was removed");
-    check(&[&write(&[lines[0], lines[2], lines[1], lines[3]])], 1, "line 2: the lines were reordered");
-    let cut = write(&lines[..3]);
+    let edited = lines[1].replace("\"at\":\"2", "\"at\":\"3");
+    assert_ne!(edited, lines[1]);
+    let rest = &lines[3..];
+    check(&[&write(&[&[lines[0], &edited, lines[2]], rest].concat())], 1, "line 2: it was edited");
+    check(&[&write(&[&[lines[0], lines[2]], rest].concat())], 1, "line 2: it was removed");
+    check(&[&write(&[&[lines[0], lines[2], lines[1]], rest].concat())], 1, "line 2: the lines were reordered");
+    let cut = write(&lines[..lines.len() - 1]);
     check(&[&cut], 0, "");
-    check(&[&cut, "--head", &head], 1, "line 4: the tail was cut off");
-    check(&[&cut, "--copy", exported], 1, "line 4: the tail was cut off");
+    check(&[&cut, "--head", &head], 1, "line 6: the tail was cut off");
+    check(&[&cut, "--copy", exported], 1, "line 6: the tail was cut off");
     assert!(Path::new(&cut).exists());
 }
