@@ -41,7 +41,7 @@ pub(in crate::local) struct Node {
 
 impl Node {
     /// Starts one with this much room in its spool, in bytes.
-    pub(super) fn start(room: u64) -> Self {
+    pub(in crate::local) fn start(room: u64) -> Self {
         let (engine, spool) = Self::fake(room);
         Self::serve(engine, spool)
     }
