@@ -6,7 +6,7 @@
 //! | `exit` | exit codes, and which failure gets which |
 //! | `send`, `recv`, `trace`, `receipt`, `message`, `inbox`, `node`, `plan`, `token`, `status` | one command each |
 //! | `recv::ledger`, `recv::name` | exactly once on disk; file names that are safe there |
-//! | `pki` | keys at rest, audit log, backup: on the node's files where no daemon is needed |
+//! | `pki` | certificates in use, asked of the daemon; keys at rest, audit log, backup, what goes by file: on the node's files |
 //! | `passphrase` | from a file, a pipe or a terminal |
 //! | `verify` | receipts checked offline, with nothing but the root certificate |
 //! | `show` | tables, JSON, times |
