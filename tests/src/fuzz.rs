@@ -4,6 +4,8 @@
 //! its own encoding; every limit that stands in `tram_proto::limits` holds. The package in `tests/fuzz` drives them with
 //! libFuzzer; `tests/tests/fuzz_corpus.rs` replays the committed corpus in every test run.
 
+mod pki;
+
 use std::path::Path;
 
 use bytes::Bytes;
@@ -24,11 +26,13 @@ use tram_proto::receipt::{NodeRecord, Receipt};
 use tram_proto::row::{KeyRow, MessageRow, NeighborRow, NodeRow, ReceiptRow};
 use tram_proto::statement::{Kind, Signed};
 
+pub use pki::{bundle, crl, pki_frame, policy};
+
 /// Takes any bytes; panics when something does not hold.
 pub type Target = fn(&[u8]);
 
 /// Every target by the name of its corpus.
-pub const TARGETS: [(&str, Target); 18] = [
+pub const TARGETS: [(&str, Target); 22] = [
     ("frame", frame),
     ("body", body),
     ("receipt", receipt),
@@ -47,6 +51,10 @@ pub const TARGETS: [(&str, Target); 18] = [
     ("rows", rows),
     ("backup", backup),
     ("audit", audit),
+    ("crl", crl),
+    ("bundle", bundle),
+    ("policy", policy),
+    ("pki_frame", pki_frame),
 ];
 
 /// A frame without its length field, on whatever stream.
