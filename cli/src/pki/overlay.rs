@@ -42,7 +42,14 @@ async fn renew(place: &Place, json: bool) -> Result<(), Failure> {
         return Err(Failure::new(TRY_AGAIN, why));
     }
     if json {
-        return show::json(&json!({ "not_after": show::utc(done.not_after_ms) }));
+        let renamed = (!done.renamed.is_empty()).then_some(&done.renamed);
+        return show::json(&json!({ "not_after": show::utc(done.not_after_ms), "renamed": renamed }));
+    }
+    if !done.renamed.is_empty() {
+        let name = &done.renamed;
+        return show::line(&format!(
+            "renewed as {name}, which this node is from its next start on: `systemctl restart tramd`"
+        ));
     }
     show::line(&format!("renewed: good until {}", show::local(done.not_after_ms)))
 }
@@ -80,7 +87,7 @@ async fn rename(place: &Place, old: &NodeName, new: &NodeName, alias_days: u16, 
     show::line(&format!(
         "{old} is {new} from its next certificate on; {old} is understood for {alias_days} days more"
     ))?;
-    say("`tram pki renew` on that machine has it take the name now");
+    say("`tram pki renew` on that machine, and a restart of tramd, have it take the name now");
     Ok(())
 }
 

@@ -110,7 +110,8 @@ impl PkiDoor {
             Ok(Err(_)) => "the node is stopping".to_owned(),
             Err(_) => format!("it is still under way after {} s: see `tram pki status`", RENEWAL.as_secs()),
         };
-        PkiRenewAnswer { not_after_ms: self.trust.keys().identity().not_after_ms, error }
+        let renamed = tried.borrow().renamed.as_ref().map(ToString::to_string).unwrap_or_default();
+        PkiRenewAnswer { not_after_ms: self.trust.keys().identity().not_after_ms, error, renamed }
     }
 
     pub(super) fn revoke(&self, order: &PkiRevokeRequest, by: &str) -> Result<Vec<String>, IssuerError> {

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 use tram_pki::authority::Scope;
@@ -18,6 +19,7 @@ use tram_pki::policy;
 use tram_pki::renew::{self, AnswerError, GRACE_MS};
 use tram_pki::rotate;
 use tram_proto::limits::CHAIN_CERTIFICATES;
+use tram_proto::name::NodeName;
 use tram_proto::pki::{Answer, Request};
 
 use crate::clock::Clock;
@@ -60,6 +62,8 @@ pub struct Renewal {
 pub struct Tried {
     /// Why it was not renewed; empty when it was, or when there was no try yet.
     pub error: String,
+    /// The name that the next certificate has, when it is another: the node takes both at its next start.
+    pub renamed: Option<NodeName>,
 }
 
 /// Why the certificate is to be exchanged.
@@ -106,13 +110,13 @@ impl Renewal {
         match self.renew().await {
             Ok(until_ms) => {
                 *said = false;
-                self.tried.send_replace(Tried::default());
+                self.tried.send_modify(|tried| tried.error.clear());
                 info!(until = %tram_pki::clock::Utc(until_ms), ?why, "this node's certificate was renewed");
                 ca
             }
             Err(problem) => {
                 self.tell(&problem, said);
-                self.tried.send_replace(Tried { error: problem });
+                self.tried.send_modify(|tried| tried.error = problem);
                 false
             }
         }
@@ -123,6 +127,9 @@ impl Renewal {
         let me = keys.identity();
         if asked {
             return Some(Why::Asked);
+        }
+        if self.tried.borrow().renamed.is_some() {
+            return None;
         }
         if now_ms >= renew::due_ms(me) {
             return Some(Why::Due);
@@ -178,7 +185,14 @@ impl Renewal {
         let mut chain = renew::accept(&keys, &next, &trust, answer, now_ms).map_err(|e| e.to_string())?;
         chain.truncate(CHAIN_CERTIFICATES);
         let tried = keys.renewed(&self.pki, chain.clone(), &next).map_err(|e| e.to_string())?;
-        let until_ms = tried.identity().not_after_ms;
+        let (name, until_ms) = (tried.identity().name.clone(), tried.identity().not_after_ms);
+        if name != keys.identity().name {
+            // The engine and every link know the old name: both change together, when the node starts again.
+            self.commit(chain).await?;
+            warn!(%name, "this node has another name from its next start on");
+            self.tried.send_modify(|tried| tried.renamed = Some(name));
+            return Ok(until_ms);
+        }
         self.trust.replace(tried);
         // Both certificates are good: the old one serves until the new one is accepted.
         if let Err(why) = self.reloader.renew_links().await
@@ -187,10 +201,14 @@ impl Renewal {
             self.trust.replace(NodeKeys::clone(&keys));
             return Err(format!("the uplink does not accept the new certificate: {why}"));
         }
+        self.commit(chain).await?;
+        Ok(until_ms)
+    }
+
+    async fn commit(&self, chain: Vec<CertificateDer<'static>>) -> Result<(), String> {
         let pki = self.pki.clone();
         let committed = tokio::task::spawn_blocking(move || keystore::commit_staged(&pki, &chain));
-        committed.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
-        Ok(until_ms)
+        committed.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
     }
 
     async fn ask(&self, authority: Sha256, request: Request) -> Result<Answer, String> {

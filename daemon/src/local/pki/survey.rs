@@ -147,6 +147,10 @@ impl PkiDoor {
         let now_ms = self.clock.wall_ms();
         let mut problems = self.desk.as_ref().map(|desk| desk.problems()).unwrap_or_default();
         problems.extend(self.own_problem(now_ms));
+        if let Some(name) = &self.tried.borrow().renamed {
+            problems
+                .push(format!("this node is {name} from its next start on: restart it (`systemctl restart tramd`)"));
+        }
         let issuers = self.issuers();
         for one in issuers.iter().filter(|one| !one.superseded) {
             let (scope, left) = (&one.scope, one.not_after_ms.saturating_sub(now_ms));

@@ -135,7 +135,7 @@ async fn a_renewal_is_waited_for_and_says_why_not() {
     for error in ["no uplink is up", ""] {
         let renews = async {
             asked.changed().await.expect("alive");
-            tell.send_replace(Tried { error: error.to_owned() });
+            tell.send_replace(Tried { error: error.to_owned(), renamed: None });
         };
         let (answer, ()) = tokio::join!(admin.renew(), renews);
         assert_eq!(answer.expect("answers").error, error);
