@@ -17,6 +17,7 @@ pub mod limits;
 mod links;
 mod node;
 pub mod output;
+mod queues;
 mod ranges;
 mod receipts;
 mod routing;

@@ -29,11 +29,12 @@ use tram_proto::row::{KeyRow, NodeRow};
 use tram_proto::statement::Signed;
 
 use crate::clock::Clock;
-use crate::custody::{Custody, Queues};
+use crate::custody::Custody;
 use crate::inboxes::Inboxes;
 use crate::input::{HopName, Input, LinkId, Row, Ticket};
 use crate::links::Links;
 use crate::output::{CloseReason, CommandRefused, Event, InboxRefused, Op, Outcome, Output};
+use crate::queues::Queues;
 use crate::receipts::Transit;
 use crate::routing::{Hop, Routing};
 use crate::time::Now;
