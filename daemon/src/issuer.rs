@@ -551,8 +551,8 @@ mod tests {
         token(&desk).expect("open again at the next start");
         assert_eq!(desk.key(KeyOrder::Set(word(WORD)), "lan").expect("set").len(), 2);
         token(&desk).expect("what is open stays open");
-        let events = ["overlay_founded", "token_created", "ca_unlocked", "token_created", "ca_locked"];
-        let more = ["lock_removed", "token_created", "lock_set", "token_created"];
+        let events = ["overlay_founded", "token_created", "ca_unlocked", "crl_issued", "crl_issued", "token_created"];
+        let more = ["ca_locked", "lock_removed", "token_created", "lock_set", "token_created"];
         assert_eq!(first.events(), [&events[..], &more[..]].concat());
     }
 

@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use tracing::{error, info, warn};
 use tram_pki::authority::{Authority, AuthorityError, Root, Scope};
+use tram_pki::backup::Restored;
 use tram_pki::bundle::{Known, ObjectError};
 use tram_pki::clock::{BACKDATE_MS, DAY_MS};
 use tram_pki::crl::{Crl, Reason, Revoked};
@@ -94,7 +95,12 @@ impl Desk {
     }
 
     pub(super) fn publish_in(&self, inside: &mut Inside, at_once: bool) -> Result<(), String> {
+        // A list made now would have a number that others know with other content, and lack what was revoked since.
+        if self.suspended().is_some() {
+            return Ok(());
+        }
         let now_ms = self.clock.wall_ms();
+        self.accept_loss(inside, now_ms)?;
         self.publish_root(inside, at_once)?;
         let old = rotate::ca_old(&self.pki).unwrap_or_else(|why| {
             warn!(%why, "an old CA key cannot be used for its revocation list");
@@ -130,6 +136,21 @@ impl Desk {
             self.put(&Object { item, content: signed.encode() })?;
         }
         self.shelf.save().map_err(|why| why.to_string())
+    }
+
+    /// An admin has said that nobody is left who knows what came after the backup: the lists go on far above any number
+    /// that was seen.
+    fn accept_loss(&self, inside: &mut Inside, now_ms: u64) -> Result<(), String> {
+        let restored = Restored::load(&self.pki).map_err(|why| why.to_string())?;
+        if !restored.is_some_and(|restored| restored.accepted) {
+            return Ok(());
+        }
+        let own = self.shown_scope().map(|(id, _)| id);
+        let held = self.shelf.with(|bundle| own.and_then(|id| bundle.crl(&id).map(|crl| (crl.number, crl.revoked()))));
+        let (seen, revoked) = held.unwrap_or_default();
+        let number = seen.max(inside.registry.crl_number()).saturating_add(RESTORED_JUMP);
+        inside.registry.restored(&revoked, number, now_ms).map_err(|why| why.to_string())?;
+        Restored::clear(&self.pki).map_err(|why| why.to_string())
     }
 
     /// Every root whose key can be used: as it lies in its file, or as a passphrase has opened it.
@@ -492,7 +513,7 @@ impl Desk {
     /// A neighbour has said what it holds. A CA that came from a backup goes on when it holds all that: what was revoked
     /// after the backup is then on this CA's own list again, and its number has jumped.
     pub fn heard(&self, theirs: &[Item]) {
-        let Ok(Some(restored)) = tram_pki::backup::Restored::load(&self.pki) else { return };
+        let Ok(Some(restored)) = Restored::load(&self.pki) else { return };
         let Some((id, _)) = self.shown_scope() else { return };
         let key = ObjectKey::Crl(id.0);
         let theirs = theirs.iter().find(|item| item.key == key).map(|item| item.version);
@@ -505,7 +526,7 @@ impl Desk {
         let mut inside = self.inside();
         let again = inside.registry.restored(&revoked, number.saturating_add(RESTORED_JUMP), now_ms);
         let done = again.map_err(|why| why.to_string()).and_then(|count| {
-            tram_pki::backup::Restored::clear(&self.pki).map_err(|why| why.to_string())?;
+            Restored::clear(&self.pki).map_err(|why| why.to_string())?;
             self.publish_in(&mut inside, true)?;
             Ok(count)
         });

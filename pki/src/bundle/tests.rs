@@ -225,6 +225,21 @@ fn row_17_a_clock_that_fell_back_to_1970_keeps_what_was_revoked() {
 }
 
 #[test]
+fn row_15_a_list_that_is_kept_from_a_node_is_missed() {
+    let mut tree = Tree::new();
+    let mut province = tree.province("can-tho", NOW_MS);
+    let id = province.authority.id();
+    let due = tree.bundle.crl(&id).expect("held").next_update_ms;
+    let missed = |bundle: &Bundle, now_ms| bundle.stale(now_ms).iter().any(|(of, since)| (*of, *since) == (id, due));
+    assert!(!missed(&tree.bundle, due) && missed(&tree.bundle, due + 1));
+    // Other lists do not hide it; the next one of that CA ends it.
+    tree.list_central(NOW_MS + DAY_MS);
+    assert!(missed(&tree.bundle, due + 1));
+    assert_eq!(tree.bundle.take(&province.list(NOW_MS + DAY_MS), NOW_MS + DAY_MS), Ok(true));
+    assert!(!tree.bundle.stale(due + 1).iter().any(|(of, _)| *of == id));
+}
+
+#[test]
 fn row_16_a_ca_does_not_revoke_its_own_node() {
     let mut tree = Tree::new();
     let own = tree.central.keys().identity().id;

@@ -145,3 +145,41 @@ fn ended_tokens_are_forgotten_in_time() {
     registry.new_token(overlay.authority(), &order("an-giang"), NOW_MS + 32 * DAY_MS).expect("made");
     assert_eq!(registry.tokens().map(|token| token.name.as_str()).collect::<Vec<_>>(), ["an-giang"]);
 }
+
+#[test]
+fn row_27_a_new_name_is_nobodys_and_names_make_no_ring() {
+    let overlay = Overlay::new("tram.internal");
+    let mut registry = open(&overlay);
+    let name = |text: &str| text.parse::<NodeName>().expect("name");
+    let id = |n: u8| tram_proto::id::NodeId([n; 16]);
+    for (n, text) in [(1, "can-tho"), (2, "an-giang")] {
+        let key = crate::csr::LeafKey::of(&crate::fixtures::key()).expect("P-256");
+        let subject = crate::authority::Subject { id: id(n), ..crate::fixtures::subject(text) };
+        let issued = overlay.authority().issue(&key, &subject, NOW_MS).expect("issued");
+        registry.renewed(&subject, &issued, "test").expect("written");
+    }
+    registry.new_token(overlay.authority(), &order("ca-mau"), NOW_MS).expect("made");
+    for (old, new, fault) in [
+        ("can-tho", "an-giang", "another node has it"),
+        ("can-tho", "ca-mau", "a token for it is live"),
+        ("kien-giang", "tay-do", "neither the name of a node"),
+    ] {
+        let error = registry.rename(&name(old), &name(new), "lan", NOW_MS).expect_err(new).to_string();
+        assert!(error.contains(fault), "{error}");
+    }
+    let mut rename = |registry: &mut Registry, old: &str, new: &str| {
+        let node = registry.rename(&name(old), &name(new), "lan", NOW_MS)?;
+        let told = registry.notice().version;
+        registry
+            .announce(told, NOW_MS, "lan", |n| n.alias(&name(old), &name(new), node, NOW_MS + DAY_MS))
+            .map(|()| node)
+    };
+    assert_eq!(rename(&mut registry, "can-tho", "tay-do").expect("free"), id(1));
+    let taken = rename(&mut registry, "an-giang", "can-tho").expect_err("still the other's former name").to_string();
+    assert!(taken.contains("former name"), "{taken}");
+    // Back to its own: the alias turns round, and there is one.
+    assert_eq!(rename(&mut registry, "tay-do", "can-tho").expect("its own"), id(1));
+    let notice = registry.notice().to_notice(overlay.authority().id(), NOW_MS);
+    let aliases: Vec<_> = notice.aliases.iter().map(|a| (a.old.as_str(), a.new.as_str())).collect();
+    assert_eq!(aliases, [("tay-do", "can-tho")]);
+}

@@ -27,7 +27,7 @@ fn the_plain_form_is_accepted() {
 }
 
 #[test]
-fn leaves_with_other_names_are_refused() {
+fn row_08_leaves_with_other_names_are_refused() {
     let overlay = Overlay::new("tram.internal");
     let uri = || SanType::URI("spiffe://tram/an-giang".try_into().expect("ASCII"));
     let mail = || SanType::Rfc822Name("a@can-tho.tram.internal".try_into().expect("ASCII"));
@@ -73,7 +73,7 @@ fn leaves_with_another_subject_are_refused() {
 }
 
 #[test]
-fn leaves_for_other_purposes_are_refused() {
+fn row_08_leaves_for_other_purposes_are_refused() {
     let overlay = Overlay::new("tram.internal");
     check(&overlay, |p| p.extended_key_usages.clear(), "serverAuth");
     check(&overlay, |p| p.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth], "serverAuth");

@@ -398,7 +398,7 @@ async fn a_run_past_the_end_or_too_long_or_too_short_ends_the_link() {
 }
 
 #[tokio::test]
-async fn row_9_a_node_of_another_overlay_gets_no_link_and_is_told_why() {
+async fn row_09_a_node_of_another_overlay_gets_no_link_and_is_told_why() {
     let (overlay, other) = (Overlay::new(), Overlay::new());
     let mut station = Station::new(&overlay.central, Some("127.0.0.1:0"));
     let mut stranger = Station::new(&other.admit("can-tho"), None);
