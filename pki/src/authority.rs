@@ -1,6 +1,6 @@
 //! The issuing CAs: makes certificates and revocation lists, and only the kinds Tram uses.
 //!
-//! Owns `ca.pem` and `ca.key`; the root is in [`root`]. Guarantees that what it issues passes [`crate::policy`], never
+//! Owns `ca.pem` and `ca.key`; the root is [`Root`]. Guarantees that what it issues passes [`crate::policy`], never
 //! outlives its issuer, lies in its [`Scope`] and carries nothing a requester chose but the key. Never decides who may be
 //! a node: that is the registry's and the tokens'. DESIGN §3, `research/pki.md` §4 "Tree".
 

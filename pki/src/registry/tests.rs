@@ -167,7 +167,7 @@ fn row_27_a_new_name_is_nobodys_and_names_make_no_ring() {
         let error = registry.rename(&name(old), &name(new), "lan", NOW_MS).expect_err(new).to_string();
         assert!(error.contains(fault), "{error}");
     }
-    let mut rename = |registry: &mut Registry, old: &str, new: &str| {
+    let rename = |registry: &mut Registry, old: &str, new: &str| {
         let node = registry.rename(&name(old), &name(new), "lan", NOW_MS)?;
         let told = registry.notice().version;
         registry
