@@ -183,8 +183,28 @@ fn vouch(
     Ok(out)
 }
 
-fn take_all(bundle: &mut Bundle, objects: &[Object], now_ms: u64) -> Result<(), ObjectError> {
-    objects.iter().try_for_each(|object| bundle.take(object, now_ms).map(|_| ()))
+/// The bundle as it is with these objects.
+fn with(bundle: &Bundle, objects: &[Object], now_ms: u64) -> Result<Bundle, ObjectError> {
+    let mut changed = bundle.clone();
+    objects.iter().try_for_each(|object| changed.take(object, now_ms).map(|_| ()))?;
+    Ok(changed)
+}
+
+/// A list that trusts both roots, in this order, and what the next one vouches for; and the bundle with all that.
+fn both(
+    bundle: &Bundle,
+    [first, second]: [&Root; 2],
+    next: &Root,
+    registry: &mut Registry,
+    by: &str,
+    now_ms: u64,
+) -> Result<(Vec<Object>, Bundle), RotateError> {
+    let mut objects = vec![list(bundle, &[first, second], &[first, second], false, now_ms)?];
+    let changed = with(bundle, &objects, now_ms)?;
+    let vouched = vouch(&changed, next, registry, by, now_ms)?;
+    let changed = with(&changed, &vouched, now_ms)?;
+    objects.extend(vouched);
+    Ok((objects, changed))
 }
 
 fn present(dir: &Path) -> Result<Root, RotateError> {
@@ -227,14 +247,9 @@ pub fn begin(
         }
     };
     registry.note("root", "root_rotation_begun", by, now_ms)?;
-    let mut objects = vec![list(bundle, &[&old, &next], &[&old, &next], false, now_ms)?];
-    let mut changed = bundle.clone();
-    take_all(&mut changed, &objects, now_ms)?;
-    let vouched = vouch(&changed, &next, registry, by, now_ms)?;
-    take_all(&mut changed, &vouched, now_ms)?;
+    let (objects, changed) = both(bundle, [&old, &next], &next, registry, by, now_ms)?;
     changed.save(dir)?;
     *bundle = changed;
-    objects.extend(vouched);
     Ok(objects)
 }
 
@@ -255,21 +270,17 @@ pub fn switch(
     }
     let (old, next) = (present(dir)?, other(dir, ROOT_KEY_NEXT, ROOT_PEM_NEXT)?);
     registry.note("root", "root_rotation_switched", by, now_ms)?;
-    let mut objects = vec![list(bundle, &[&next, &old], &[&next, &old], false, now_ms)?];
-    let mut changed = bundle.clone();
-    take_all(&mut changed, &objects, now_ms)?;
-    // CAs that came after `begin`.
-    let vouched = vouch(&changed, &next, registry, by, now_ms)?;
-    take_all(&mut changed, &vouched, now_ms)?;
+    // There may be CAs that came after `begin`.
+    let (objects, changed) = both(bundle, [&next, &old], &next, registry, by, now_ms)?;
     changed.save(dir)?;
     files::rename(&dir.join(ROOT_KEY), &dir.join(ROOT_KEY_OLD))?;
     files::rename(&dir.join(ROOT_KEY_NEXT), &dir.join(ROOT_KEY))?;
     *bundle = changed;
-    objects.extend(vouched);
     Ok(objects)
 }
 
-/// Drops the old root; what was signed in its time is believed on. `stragglers` are the nodes that have not said that they trust the new one.
+/// Drops the old root; what was signed in its time is believed on. `stragglers` are the nodes that have not said that they
+/// trust the new one.
 ///
 /// # Errors
 /// [`RotateError::Stragglers`] while there are any.
@@ -303,8 +314,7 @@ fn drop_old(
     registry.note("root", "root_rotation_finished", by, now_ms)?;
     // Signed by the old one as well: a node that was away all the time still trusts only that.
     let objects = vec![list(bundle, &[&next], &[&next, &old], stolen, now_ms)?];
-    let mut changed = bundle.clone();
-    take_all(&mut changed, &objects, now_ms)?;
+    let changed = with(bundle, &objects, now_ms)?;
     changed.save(dir)?;
     files::remove(&dir.join(ROOT_KEY_OLD))?;
     files::remove(&dir.join(ROOT_PEM_NEXT))?;
@@ -313,8 +323,8 @@ fn drop_old(
 }
 
 /// The whole exchange at once, because the old root's key was stolen: nobody is waited for, and nothing that only the old
-/// root vouches for is believed any more, whatever its date. Nodes that are linked take it
-/// within seconds; the others need the new `root.pem` by hand, for whoever has the old key can sign lists as well.
+/// root vouches for is believed any more, whatever its date. Nodes that are linked take it within seconds; the others need
+/// it by hand, for whoever has the old key can sign lists as well.
 ///
 /// # Errors
 /// [`RotateError`].
