@@ -305,6 +305,24 @@ pub fn frame_length(field: [u8; LENGTH_BYTES], limit: usize) -> Result<usize, Wi
     Ok(length)
 }
 
+/// A frame of this kind, as it stands on a stream.
+pub(crate) fn framed(kind: u8, message: Bytes) -> Bytes {
+    let mut out = BytesMut::with_capacity(LENGTH_BYTES + 1 + message.len());
+    out.put_u32(u32::try_from(message.len() + 1).unwrap_or(u32::MAX));
+    out.put_u8(kind);
+    out.put(message);
+    out.freeze()
+}
+
+/// The kind of a frame and its message, of the bytes after the length field.
+pub(crate) fn unframed(mut bytes: Bytes) -> Result<(u8, Bytes), WireError> {
+    if bytes.is_empty() {
+        return Err(WireError::Malformed { what: "frame", why: "it is empty" });
+    }
+    let kind = bytes.split_to(1)[0];
+    Ok((kind, bytes))
+}
+
 impl Frame {
     /// The frame's name, for logs and errors.
     #[must_use]
@@ -331,23 +349,16 @@ impl Frame {
     #[must_use]
     pub fn encode(&self) -> Bytes {
         let (kind, message) = encode::message(self);
-        let mut out = BytesMut::with_capacity(LENGTH_BYTES + 1 + message.len());
-        out.put_u32(u32::try_from(message.len() + 1).unwrap_or(u32::MAX));
-        out.put_u8(kind);
-        out.put(message);
-        out.freeze()
+        framed(kind, message)
     }
 
     /// Reads a frame: the bytes after the length field.
     ///
     /// # Errors
     /// [`WireError`] when it is malformed, over a limit or of an unknown kind.
-    pub fn decode(mut bytes: Bytes) -> Result<Self, WireError> {
-        if bytes.is_empty() {
-            return Err(WireError::Malformed { what: "frame", why: "it is empty" });
-        }
-        let kind = bytes.split_to(1)[0];
-        decode::message(kind, bytes)
+    pub fn decode(bytes: Bytes) -> Result<Self, WireError> {
+        let (kind, message) = unframed(bytes)?;
+        decode::message(kind, message)
     }
 }
 

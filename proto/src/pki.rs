@@ -4,10 +4,10 @@
 //! A frame is `length (u32, big endian) ‖ kind (u8) ‖ message`, as on every stream ([`crate::frame`]). Owns shapes and
 //! limits. Never checks a signature or a certificate: that is the PKI's affair. DESIGN §3; `research/pki.md` §4.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 
 use crate::error::WireError;
-use crate::frame::LENGTH_BYTES;
+use crate::frame::{framed, unframed};
 use crate::id::NodeId;
 use crate::join::HostPort;
 use crate::limits;
@@ -255,23 +255,16 @@ impl PkiFrame {
     #[must_use]
     pub fn encode(&self) -> Bytes {
         let (kind, message) = self.message();
-        let mut out = BytesMut::with_capacity(LENGTH_BYTES + 1 + message.len());
-        out.put_u32(u32::try_from(message.len() + 1).unwrap_or(u32::MAX));
-        out.put_u8(kind);
-        out.put(message);
-        out.freeze()
+        framed(kind, message)
     }
 
     /// Reads a frame: the bytes after the length field.
     ///
     /// # Errors
     /// [`WireError`] when it is malformed, over a limit or of an unknown kind.
-    pub fn decode(mut bytes: Bytes) -> Result<Self, WireError> {
+    pub fn decode(bytes: Bytes) -> Result<Self, WireError> {
         use crate::wire::decode;
-        if bytes.is_empty() {
-            return Err(WireError::Malformed { what: "frame", why: "it is empty" });
-        }
-        let kind = bytes.split_to(1)[0];
+        let (kind, bytes) = unframed(bytes)?;
         Ok(match kind {
             HAVE => {
                 let w: wire::Have = decode("have", bytes)?;

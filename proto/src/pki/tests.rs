@@ -1,4 +1,5 @@
 use super::*;
+use crate::frame::LENGTH_BYTES;
 use proptest::prelude::*;
 
 #[track_caller]
