@@ -97,6 +97,9 @@ pub enum Cause {
         /// Who has the key.
         holder: NodeName,
     },
+    /// The new key is that of a certificate that was revoked.
+    #[error("{0} asks for a key that was revoked: it must make a new one")]
+    RevokedKey(NodeName),
     /// The node is another CA's.
     #[error("{0} was registered by another CA and has not been transferred to this one")]
     NotOurs(NodeName),
@@ -124,7 +127,9 @@ impl Cause {
             Self::Chain(ChainError::Revoked { .. }) | Self::Revoked(_) => Refusal::Revoked,
             Self::Chain(_) | Self::Key(_) => Refusal::NotProven,
             Self::Expired { .. } => Refusal::Expired,
-            Self::Csr { .. } | Self::KeyOfAnotherNode { .. } | Self::NotProvince(_) => Refusal::Request,
+            Self::Csr { .. } | Self::KeyOfAnotherNode { .. } | Self::RevokedKey(_) | Self::NotProvince(_) => {
+                Refusal::Request
+            }
             Self::NotOurs(_) => Refusal::NoAuthority,
             Self::Pending(_) => return Answer::Pending,
             Self::Failed { .. } => Refusal::Unavailable,
@@ -188,6 +193,9 @@ pub fn answer(
     };
     if let Some(holder) = registry.other_holder(key.hash(), &subject.name) {
         return Err(Cause::KeyOfAnotherNode { holder: holder.clone(), name });
+    }
+    if registry.is_revoked_key(key.hash()) {
+        return Err(Cause::RevokedKey(name));
     }
     let failed = |why: &dyn std::fmt::Display| Cause::Failed { name: name.clone(), why: why.to_string() };
     let again = record
@@ -299,5 +307,100 @@ pub fn accept(
     match fits.into_iter().find(|(fits, _)| !fits) {
         Some((_, what)) => Err(AnswerError::Other(what)),
         None => Ok(chain),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crl::Reason;
+    use crate::fixtures::{self, NOW_MS, Province, Tree};
+    use crate::registry::TOKEN_MS;
+
+    const OWN: NodeId = NodeId([0; 16]);
+
+    /// A province asks central, with what `spoil` makes of its request, at that time.
+    fn ask(
+        tree: &mut Tree,
+        province: &Province,
+        next: &KeyPair,
+        spoil: impl FnOnce(&mut RenewRequest),
+        now_ms: u64,
+    ) -> Result<Answer, Cause> {
+        let mut request = request(&province.keys, next).expect("signed");
+        spoil(&mut request);
+        let trust = tree.bundle.trust().expect("roots");
+        let authority = Authority::open(tree.central.dir()).expect("opens");
+        answer(&mut tree.registry, &authority, &tree.bundle, &trust, &request, "test", now_ms)
+    }
+
+    fn scene() -> (Tree, Province, KeyPair) {
+        let mut tree = Tree::new();
+        let province = tree.province("can-tho", NOW_MS);
+        (tree, province, fixtures::key())
+    }
+
+    #[test]
+    fn a_certificate_is_renewed_until_thirty_days_after_its_end_and_no_longer() {
+        let (mut tree, province, next) = scene();
+        let end_ms = province.keys.identity().not_after_ms;
+        for now_ms in [NOW_MS, end_ms, end_ms + GRACE_MS] {
+            let granted = ask(&mut tree, &province, &next, |_| {}, now_ms).expect("in time");
+            let trust = tree.bundle.trust().expect("roots");
+            accept(&province.keys, &next, &trust, granted, now_ms).expect("ours");
+        }
+        let late = ask(&mut tree, &province, &next, |_| {}, end_ms + GRACE_MS + 1);
+        assert!(matches!(late, Err(Cause::Expired { .. })), "{late:?}");
+    }
+
+    #[test]
+    fn the_same_key_gets_the_same_certificate_and_another_key_another() {
+        let (mut tree, province, next) = scene();
+        let first = ask(&mut tree, &province, &next, |_| {}, NOW_MS).expect("granted");
+        assert_eq!(ask(&mut tree, &province, &next, |_| {}, NOW_MS + TOKEN_MS), Ok(first.clone()));
+        assert_ne!(ask(&mut tree, &province, &fixtures::key(), |_| {}, NOW_MS), Ok(first));
+    }
+
+    #[test]
+    fn whoever_does_not_prove_the_old_key_gets_nothing() {
+        let (mut tree, province, next) = scene();
+        let other = csr::request(&fixtures::key()).expect("made");
+        let altered = ask(&mut tree, &province, &next, |r| r.csr = other.into(), NOW_MS);
+        assert!(matches!(altered, Err(Cause::Key(_))), "{altered:?}");
+        // A request for a CA certificate is none for a node's.
+        let purpose = authority_request(&province.keys, csr::request(&next).expect("made")).expect("signed");
+        let mixed = ask(&mut tree, &province, &next, |r| *r = purpose, NOW_MS);
+        assert!(matches!(mixed, Err(Cause::Key(_))), "{mixed:?}");
+        let foreign = Tree::new().province("can-tho", NOW_MS);
+        let unknown = ask(&mut tree, &foreign, &next, |_| {}, NOW_MS);
+        assert!(matches!(unknown, Err(Cause::Chain(_))), "{unknown:?}");
+    }
+
+    #[test]
+    fn row_02_a_key_of_another_node_or_of_a_revoked_certificate_is_not_certified_again() {
+        let (mut tree, province, next) = scene();
+        let other = tree.province("an-giang", NOW_MS);
+        ask(&mut tree, &other, &next, |_| {}, NOW_MS).expect("granted");
+        let copied = ask(&mut tree, &province, &next, |_| {}, NOW_MS);
+        assert!(matches!(copied, Err(Cause::KeyOfAnotherNode { .. })), "{copied:?}");
+        let used = fixtures::key();
+        ask(&mut tree, &province, &used, |_| {}, NOW_MS).expect("granted");
+        let serial = tree.registry.node(&province.keys.identity().name).expect("known").certificates[1].serial.clone();
+        tree.registry.revoke(&serial, Reason::KeyCompromise, OWN, "lan", NOW_MS).expect("revoked");
+        let again = ask(&mut tree, &province, &used, |_| {}, NOW_MS);
+        assert!(matches!(again, Err(Cause::RevokedKey(_))), "{again:?}");
+        ask(&mut tree, &province, &fixtures::key(), |_| {}, NOW_MS).expect("another key is welcome");
+    }
+
+    #[test]
+    fn row_11_a_revoked_node_renews_nothing() {
+        let (mut tree, province, next) = scene();
+        tree.registry.revoke("can-tho", Reason::Withdrawn, OWN, "lan", NOW_MS).expect("revoked");
+        // Before its list is anywhere, the registry knows.
+        let refused = ask(&mut tree, &province, &next, |_| {}, NOW_MS);
+        assert!(matches!(refused, Err(Cause::Revoked(_))), "{refused:?}");
+        tree.list_central(NOW_MS);
+        let refused = ask(&mut tree, &province, &next, |_| {}, NOW_MS).expect_err("on the list");
+        assert_eq!(refused.answer(), Answer::Refused(Refusal::Revoked));
     }
 }
