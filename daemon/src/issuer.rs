@@ -266,13 +266,7 @@ impl Issuer for Desk {
         let mut inside = self.inside();
         let Inside { key, registry, .. } = &mut *inside;
         let authority = self.may_issue(key).map_err(IssuerError::Locked)?;
-        if let Some(closer) = self.closer_than(authority, &order.name) {
-            let why = format!(
-                "{closer} has a CA of its own for the names below it: run `tram token new {}` there",
-                order.name
-            );
-            return Err(IssuerError::Invalid(why));
-        }
+        self.not_closer(authority, &order.name, &format!("token new {}", order.name))?;
         let token = registry.new_token(authority, &order, self.clock.wall_ms()).map_err(issuer_error)?;
         drop(inside);
         if let Some((node, _)) = door {
@@ -327,6 +321,7 @@ impl Issuer for Desk {
         let mut inside = self.inside();
         let Inside { key, registry, .. } = &mut *inside;
         let authority = self.may_issue(key).map_err(IssuerError::Locked)?;
+        self.not_closer(authority, &request.name, "pki sign")?;
         let signed = offline::sign(registry, authority, &request, &order, self.clock.wall_ms());
         drop(inside);
         let answer = signed.map_err(|error| match error {

@@ -455,6 +455,12 @@ impl Desk {
         Ok(())
     }
 
+    /// Refuses a name that a closer CA certifies, and says where to go.
+    pub(super) fn not_closer(&self, authority: &Authority, name: &NodeName, command: &str) -> Result<(), IssuerError> {
+        let there = |closer| format!("{closer} has a CA of its own for the names below it: run `tram {command}` there");
+        self.closer_than(authority, name).map_or(Ok(()), |closer| Err(IssuerError::Invalid(there(closer))))
+    }
+
     /// A CA that is closer to a name than this one.
     pub(super) fn closer_than(&self, authority: &Authority, name: &NodeName) -> Option<Scope> {
         let now_ms = self.clock.wall_ms();
