@@ -1,7 +1,7 @@
 //! Hash-chained lines in a file: a node's audit log, and the copies of other nodes' logs that their parent keeps.
 //!
 //! Each line is a JSON object with its number `n`, which is the line's number in the file, and `prev`, the SHA-256 of
-//! the line before without its line break. Lines of releases before 0.4 have neither; the first chained line's `prev` is
+//! the line before without its line break. Lines of releases before 0.3 have neither; the first chained line's `prev` is
 //! the SHA-256 of everything before it, line breaks included. So a changed, removed or moved line is found by its
 //! successor, and a cut tail by whoever knows a later [`Head`]: the parent, or an admin who wrote it down.
 //!
@@ -446,7 +446,7 @@ impl Copies {
 pub struct Verified {
     /// How many lines there are from the first to the last.
     pub lines: u64,
-    /// Those before the chain, written by releases before 0.4; the first chained line covers them.
+    /// Those before the chain, written by releases before 0.3; the first chained line covers them.
     pub unchained: u64,
     /// The end; written down elsewhere, it finds a cut tail.
     pub head: Head,

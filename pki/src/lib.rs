@@ -20,8 +20,8 @@
 //! | [`backup`] | a node's PKI and config in one encrypted file, and back |
 //! | [`lock`] | CA keys encrypted with a passphrase |
 //!
-//! No network and no async. Files only in `keystore`, `lock`, `registry`, `journal`, `backup` and the module `files`
-//! below them. Never reads the clock: every call takes the time. Does not know what a queue or a message is. Specification: DESIGN §3,
+//! No network and no async. Files only of the pki directory and those an admin names, by way of the module `files`. Never
+//! reads the clock: every call takes the time. Does not know what a queue or a message is. Specification: DESIGN §3,
 //! `research/pki.md`.
 
 pub mod authority;

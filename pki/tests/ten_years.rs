@@ -33,7 +33,7 @@ const CA_RENEW_MS: u64 = 365 * DAY_MS;
 struct Ca {
     authority: Option<Authority>,
     registry: Registry,
-    /// The node's name, for lists and requests.
+    /// It asks the root's holder for its first certificate.
     csr_wanted: bool,
 }
 
