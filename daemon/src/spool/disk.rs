@@ -169,6 +169,13 @@ impl Inner {
         Room { free_bytes, total_bytes }
     }
 
+    /// Gives back the space of chunks that never came into the index. Once a write has failed, nobody knows whether they did.
+    pub(super) fn forsake(&self, chunks: Vec<Location>) {
+        if self.stopped.get().is_none() {
+            self.packs.give_back(chunks);
+        }
+    }
+
     /// Refuses what does not fit.
     pub(super) fn need(&self, needed_bytes: u64) -> Result<(), SpoolError> {
         if needed_bytes > self.room().free_bytes { Err(self.full(needed_bytes)) } else { Ok(()) }
@@ -353,7 +360,7 @@ fn rebuild(t: &mut Tables<'_>, on: &dyn Files) -> Result<(), Fault> {
         let hashes: Vec<&[u8]> = chunks.keys().map(|hash| hash.0.as_slice()).collect();
         let pages = hashes.chunks(PAGE_HASHES).zip(1..).map(|(page, n)| (n, Bytes::from(page.concat()))).collect();
         let root = Digest::of(&[b"tram/1/found again".as_slice(), &pack.to_be_bytes()].concat());
-        arrive(t, &Arrival { root, bytes: 0, manifest: pages, chunks: chunks.into_iter().collect() })?;
+        arrive(t, &Arrival { root, bytes: 0, manifest: pages, chunks: chunks.into_iter().collect() }, &mut Vec::new())?;
     }
     Ok(())
 }

@@ -5,17 +5,17 @@
 //! show it. Deterministic: the same calls and seeds give the same disk. Cheap: contents are sparse and shared between a
 //! disk and what a power cut leaves of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::files::{Files, Lock, Open, OpenFile, Space};
+use super::files::{BLOCK_BYTES, Files, Lock, Open, OpenFile, Space};
 use super::packs::lock;
 
-const BLOCK: usize = 4096;
+const BLOCK: usize = BLOCK_BYTES as usize;
 /// What a disk writes whole or not at all.
 const SECTOR: usize = 512;
 
@@ -74,14 +74,17 @@ enum Change {
     Length(u64),
     /// These sectors of the block became what they are here.
     Block(u64, Block, Range<usize>),
+    /// The block was given back.
+    Hole(u64),
 }
 
 #[derive(Default, Clone)]
 struct Body {
     length: u64,
     blocks: BTreeMap<u64, Block>,
-    /// Space that is taken up to here, written or not.
+    /// Space that is taken up to here, written or not, but for the blocks that were given back.
     allocated: u64,
+    holes: BTreeSet<u64>,
     /// What is durable of the blocks changed since; of all others it is what is read.
     durable: BTreeMap<u64, Option<Block>>,
     durable_length: u64,
@@ -95,7 +98,8 @@ struct Body {
 
 impl Body {
     fn taken_bytes(&self) -> u64 {
-        self.allocated.max((self.blocks.len() * BLOCK) as u64)
+        let given_back = (self.holes.len() * BLOCK) as u64;
+        self.allocated.saturating_sub(given_back).max((self.blocks.len() * BLOCK) as u64)
     }
 
     fn keep_durable(&mut self, number: u64) {
@@ -110,14 +114,26 @@ impl Body {
             cut.iter().for_each(|number| self.keep_durable(*number));
             cut_blocks(&mut self.blocks, length);
             self.allocated = self.allocated.min(length);
+            drop(self.holes.split_off(&length.div_ceil(BLOCK as u64)));
         }
         self.length = length;
         self.changes.push(Change::Length(length));
     }
 
+    /// Gives a block back.
+    fn punch(&mut self, number: u64) {
+        self.keep_durable(number);
+        self.blocks.remove(&number);
+        if (number * BLOCK as u64) < self.allocated {
+            self.holes.insert(number);
+        }
+        self.changes.push(Change::Hole(number));
+    }
+
     /// Writes a part of one block.
     fn write(&mut self, number: u64, begin: usize, bytes: &[u8]) {
         self.keep_durable(number);
+        self.holes.remove(&number);
         let end = begin + bytes.len();
         let block = self.blocks.entry(number).or_insert_with(|| Arc::new([0; BLOCK]));
         Arc::make_mut(block)[begin..end].copy_from_slice(bytes);
@@ -134,7 +150,8 @@ impl Body {
                         cut_block(*number, block, length);
                     }
                 }
-                Change::Length(_) => {}
+                Change::Hole(number) if kept() => drop(self.durable.insert(number, None)),
+                Change::Length(_) | Change::Hole(_) => {}
                 Change::Block(number, after, sectors) => {
                     for sector in sectors {
                         let (from, to) = (sector * SECTOR, (sector + 1) * SECTOR);
@@ -174,7 +191,17 @@ impl Body {
         let (length, allocated) = (of.durable_length, of.durable_allocated);
         cut_blocks(&mut of.blocks, length);
         let blocks = of.blocks;
-        Self { length, blocks, allocated, durable_length: length, durable_allocated: allocated, ..Self::default() }
+        let is_hole = |number: &u64| number * (BLOCK as u64) < allocated && !blocks.contains_key(number);
+        let holes = of.holes.into_iter().filter(is_hole).collect();
+        Self {
+            length,
+            blocks,
+            allocated,
+            holes,
+            durable_length: length,
+            durable_allocated: allocated,
+            ..Self::default()
+        }
     }
 }
 
@@ -275,7 +302,7 @@ impl Disk {
     /// Lets go of contents that nothing can reach any more.
     fn forget_bodies(&mut self) {
         let renamed = self.renames.iter().filter_map(|r| if let Rename::Link(_, body) = r { Some(body) } else { None });
-        let reached: std::collections::BTreeSet<u64> =
+        let reached: BTreeSet<u64> =
             self.names.values().chain(self.durable_names.values()).chain(renamed).copied().collect();
         self.bodies.retain(|number, body| body.handles > 0 || reached.contains(number));
     }
@@ -627,5 +654,18 @@ impl OpenFile for FaultFile {
             body.allocated = body.allocated.max(offset + bytes);
             Ok(())
         })
+    }
+
+    fn punch(&self, offset: u64, bytes: u64) -> io::Result<()> {
+        self.files.change(Access::Write, |disk| {
+            let body = self.of(disk)?;
+            let blocks = offset / BLOCK_BYTES..(offset + bytes) / BLOCK_BYTES;
+            blocks.for_each(|number| body.punch(number));
+            Ok(())
+        })
+    }
+
+    fn taken(&self) -> io::Result<u64> {
+        self.files.look(|disk| Ok(self.of(disk)?.taken_bytes()))
     }
 }

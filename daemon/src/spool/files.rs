@@ -9,7 +9,7 @@ use std::fmt::Debug;
 use std::fs::{DirBuilder, File, Permissions};
 use std::io;
 use std::num::NonZeroU64;
-use std::os::unix::fs::{DirBuilderExt, FileExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,6 +18,11 @@ use rustix::fs::{Advice, FallocateFlags, FlockOperation};
 
 /// Asked for at once: Linux reads no more for one question, where the disk says nothing else.
 const AHEAD_BYTES: NonZeroU64 = NonZeroU64::new(128 << 10).unwrap();
+
+/// What filesystems give out space in: those of Linux mostly in just this.
+pub(super) const BLOCK_BYTES: u64 = 4096;
+/// What `stat` counts blocks in.
+const STAT_BYTES: u64 = 512;
 
 /// Which file an open finds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,6 +142,19 @@ pub trait OpenFile: Debug + Send + Sync + 'static {
     /// # Errors
     /// The system's.
     fn allocate(&self, offset: u64, bytes: u64) -> io::Result<()>;
+
+    /// Gives the space of that part back to the filesystem; it reads as zeros then, and the length stays. Both numbers are
+    /// multiples of 4,096.
+    ///
+    /// # Errors
+    /// The system's; some filesystems cannot.
+    fn punch(&self, offset: u64, bytes: u64) -> io::Result<()>;
+
+    /// The space of the filesystem it takes, in bytes.
+    ///
+    /// # Errors
+    /// The system's.
+    fn taken(&self) -> io::Result<u64>;
 }
 
 /// The files of a directory on a disk.
@@ -248,5 +266,13 @@ impl OpenFile for DiskFile {
 
     fn allocate(&self, offset: u64, bytes: u64) -> io::Result<()> {
         Ok(rustix::fs::fallocate(&self.0, FallocateFlags::KEEP_SIZE, offset, bytes)?)
+    }
+
+    fn punch(&self, offset: u64, bytes: u64) -> io::Result<()> {
+        Ok(rustix::fs::fallocate(&self.0, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, bytes)?)
+    }
+
+    fn taken(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.blocks() * STAT_BYTES)
     }
 }

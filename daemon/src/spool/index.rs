@@ -44,8 +44,8 @@ pub(super) fn release(t: &mut Tables<'_>, root: Digest) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Notes what came in.
-pub(super) fn arrive(t: &mut Tables<'_>, arrival: &Arrival) -> Result<(), Fault> {
+/// Notes what came in. Chunks that were here already go to `dead`: nothing will ever point to where they lie now.
+pub(super) fn arrive(t: &mut Tables<'_>, arrival: &Arrival, dead: &mut Vec<Location>) -> Result<(), Fault> {
     let root = &arrival.root.0;
     if get(&t.objects, root)?.is_none() {
         t.objects.insert(root, (arrival.bytes, 0))?;
@@ -60,14 +60,16 @@ pub(super) fn arrive(t: &mut Tables<'_>, arrival: &Arrival) -> Result<(), Fault>
             }
         }
     }
-    arrival.chunks.iter().try_for_each(|(hash, at)| place(t, hash, *at))
+    arrival.chunks.iter().try_for_each(|(hash, at)| place(t, hash, *at, dead))
 }
 
-fn place(t: &mut Tables<'_>, hash: &Digest, at: Location) -> Result<(), Fault> {
+fn place(t: &mut Tables<'_>, hash: &Digest, at: Location, dead: &mut Vec<Location>) -> Result<(), Fault> {
     let (pack, _, _, refs) = get(&t.chunks, &hash.0)?.unwrap_or_default();
     let (end, live) = get(&t.packs, at.pack)?.unwrap_or_default();
     if pack == 0 {
         t.chunks.insert(&hash.0, (at.pack, at.offset, at.bytes, refs))?;
+    } else {
+        dead.push(at);
     }
     t.packs.insert(at.pack, (end.max(at.end()), live + u64::from(pack == 0)))?;
     Ok(())
@@ -85,15 +87,19 @@ pub(super) fn displace(t: &mut Tables<'_>, hash: &Digest, at: Location) -> Resul
     }
 }
 
-/// Gives back one page's reference to a chunk.
-pub(super) fn drop_reference(t: &mut Tables<'_>, hash: &Digest) -> Result<(), Fault> {
-    let Some((pack, offset, length, refs)) = get(&t.chunks, &hash.0)? else { return Ok(()) };
+/// Gives back one page's reference to a chunk; after the last, where it lies goes to `dead`.
+pub(super) fn drop_reference(t: &mut Tables<'_>, hash: &Digest, dead: &mut Vec<Location>) -> Result<(), Fault> {
+    let Some((pack, offset, bytes, refs)) = get(&t.chunks, &hash.0)? else { return Ok(()) };
     if refs > 1 {
-        t.chunks.insert(&hash.0, (pack, offset, length, refs - 1))?;
+        t.chunks.insert(&hash.0, (pack, offset, bytes, refs - 1))?;
         return Ok(());
     }
     t.chunks.remove(&hash.0)?;
-    if pack == 0 { Ok(()) } else { bury(t, pack) }
+    if pack == 0 {
+        return Ok(());
+    }
+    dead.push(Location { pack, offset, bytes });
+    bury(t, pack)
 }
 
 fn bury(t: &mut Tables<'_>, pack: u32) -> Result<(), Fault> {

@@ -2,10 +2,13 @@
 //!
 //! A record is `"TPK1" ‖ length (u32, big endian) ‖ BLAKE3 of the bytes ‖ first 8 bytes of the BLAKE3 of what stands
 //! before ‖ bytes`, so that an index can be made again by [`scan`]. Knows nothing of payloads or references. An append that
-//! fails leaves the file as it was. One thread does all fsyncs: those who wait share one. `research/storage.md` §5.
+//! fails leaves the file as it was. One thread does all fsyncs: those who wait share one. Chunks that are done with become
+//! holes. `research/storage.md` §5.
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -13,7 +16,7 @@ use bytes::Bytes;
 use tram_proto::id::Digest;
 use tram_proto::limits::CHUNK_BYTES;
 
-use super::files::{Files, Open, OpenFile};
+use super::files::{BLOCK_BYTES, Files, Open, OpenFile};
 
 /// The directory of packs.
 const DIR: &str = "packs";
@@ -39,6 +42,11 @@ pub(super) struct Location {
 }
 
 impl Location {
+    /// Where its record begins.
+    const fn start(self) -> u64 {
+        self.offset - HEADER_BYTES
+    }
+
     /// Where its record ends.
     pub(super) const fn end(self) -> u64 {
         self.offset + self.bytes as u64
@@ -58,6 +66,8 @@ struct Tail {
     end: u64,
     allocated: u64,
     lengths: BTreeMap<u32, u64>,
+    /// Bytes of each that the filesystem has back.
+    holes: BTreeMap<u32, u64>,
     /// The oldest pack that each unfinished writer may have written to.
     writers: BTreeMap<u64, u32>,
     next_writer: u64,
@@ -96,6 +106,7 @@ pub(super) struct Packs {
     progress: Mutex<Progress>,
     changed: Condvar,
     files: Mutex<BTreeMap<u32, Arc<dyn OpenFile>>>,
+    cannot_punch: AtomicBool,
 }
 
 /// While it lives, no pack is unlinked that its owner may have written to.
@@ -151,7 +162,9 @@ impl Packs {
             } else if length < end {
                 tracing::error!(pack = number, lost_bytes = end - length, "a pack is shorter than it was");
             }
-            tail.lengths.insert(number, end.min(length));
+            let length = end.min(length);
+            tail.lengths.insert(number, length);
+            tail.holes.insert(number, length.saturating_sub(file.taken()?));
         }
         tail.pack = known.keys().next_back().copied().unwrap_or(0);
         if let Some(length) = tail.lengths.get(&tail.pack).copied().filter(|l| *l < limit) {
@@ -167,6 +180,7 @@ impl Packs {
             progress: Mutex::default(),
             changed: Condvar::new(),
             files: Mutex::default(),
+            cannot_punch: AtomicBool::new(false),
         });
         let syncing = Arc::clone(&packs);
         let run = move || syncing.run_syncs();
@@ -318,22 +332,60 @@ impl Packs {
         Ok(())
     }
 
+    /// Gives the space of chunks that nothing points to back to the filesystem, as far as they fill whole blocks: a pack goes
+    /// only with its last chunk, which may wait for an office that is off. Where a power cut comes first, or the filesystem
+    /// cannot, the space comes with the pack.
+    pub(super) fn give_back(&self, mut dead: Vec<Location>) {
+        dead.sort_unstable_by_key(|at| (at.pack, at.offset));
+        for run in dead.chunk_by(|one, next| one.pack == next.pack && one.end() == next.start()) {
+            let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
+            let from = first.start().next_multiple_of(BLOCK_BYTES);
+            let bytes = (last.end() / BLOCK_BYTES * BLOCK_BYTES).saturating_sub(from);
+            if bytes == 0 || self.cannot_punch.load(Ordering::Relaxed) {
+                continue;
+            }
+            match self.file(first.pack).and_then(|file| file.punch(from, bytes)) {
+                Ok(()) => {
+                    let mut tail = lock(&self.tail);
+                    if tail.lengths.contains_key(&first.pack) {
+                        *tail.holes.entry(first.pack).or_default() += bytes;
+                    }
+                }
+                Err(error) => {
+                    tracing::debug!(pack = first.pack, %error, "space could not be given back before the pack goes");
+                    if error.raw_os_error() == Some(rustix::io::Errno::OPNOTSUPP.raw_os_error()) {
+                        self.cannot_punch.store(true, Ordering::Relaxed);
+                        tracing::warn!(
+                            path = %self.on.path().display(),
+                            "this filesystem takes back no part of a file: space comes free only when all of a pack is \
+                             done with; ext4, xfs and btrfs do better"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
     /// Removes a pack's file.
     pub(super) fn unlink(&self, pack: u32) -> io::Result<()> {
         lock(&self.files).remove(&pack);
         // What was appended and never synced belongs to uploads that gave up; an open file would keep the room.
         lock(&self.progress).dirty.remove(&pack);
-        lock(&self.tail).lengths.remove(&pack);
+        let mut tail = lock(&self.tail);
+        tail.lengths.remove(&pack);
+        tail.holes.remove(&pack);
+        drop(tail);
         match self.on.remove(&name_of(pack)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
     }
 
-    /// Bytes in packs, and bytes beyond them that are allocated already.
+    /// Bytes that packs take, and bytes beyond them that are allocated already.
     pub(super) fn bytes(&self) -> (u64, u64) {
         let tail = lock(&self.tail);
-        (tail.lengths.values().sum(), tail.allocated.saturating_sub(tail.end))
+        let (all, holes): (u64, u64) = (tail.lengths.values().sum(), tail.holes.values().sum());
+        (all.saturating_sub(holes), tail.allocated.saturating_sub(tail.end))
     }
 }
 
@@ -378,13 +430,17 @@ pub(super) struct Scanned {
 }
 
 /// Reads a pack from the start and hands out every chunk whose bytes have their hash. Where no record begins, it looks for
-/// the next one, so a damaged header costs the chunk behind it and no other.
+/// the next one, so a damaged header costs the chunk behind it and no other. What was given back is no damage.
 pub(super) fn scan(on: &dyn Files, pack: u32, each: &mut dyn FnMut(Digest, Location)) -> io::Result<Scanned> {
     let file = on.open(&name_of(pack), Open::Existing)?;
     let end = file.length()?;
-    let (mut at, mut lost_from, mut scanned) = (0, None, Scanned::default());
-    while let Some(found) = next_record(file.as_ref(), at, end)? {
-        let (start, hash, length) = found;
+    let (mut at, mut scanned) = (0, Scanned::default());
+    // What is not a whole record: where it begins, and what of it is known to be damage.
+    let (mut odd, mut lost) = (None, None);
+    while let Some((start, hash, length)) = next_record(file.as_ref(), at, end)? {
+        if let Some(from) = odd.take().or((start > at).then_some(at)) {
+            scanned.judge(file.as_ref(), pack, from..start, &mut lost)?;
+        }
         let mut bytes = vec![0; length as usize];
         let next = start + HEADER_BYTES + u64::from(length);
         let whole = next <= end && {
@@ -392,29 +448,62 @@ pub(super) fn scan(on: &dyn Files, pack: u32, each: &mut dyn FnMut(Digest, Locat
             Digest::of(&bytes) == hash
         };
         if whole {
-            if let Some(from) = lost_from.take().or((start > at).then_some(at)) {
-                scanned.lost(pack, from, start);
-            }
+            scanned.tell(pack, &mut lost);
             each(hash, Location { pack, offset: start + HEADER_BYTES, bytes: length });
             at = next;
         } else {
             // Its length is not believed: the next record may begin anywhere behind.
-            lost_from = lost_from.or(Some(at));
+            odd = Some(start);
             at = start + 1;
         }
     }
-    if let Some(from) = lost_from.or((at < end).then_some(at)) {
-        scanned.lost(pack, from, end);
+    if let Some(from) = odd.or((at < end).then_some(at)) {
+        scanned.judge(file.as_ref(), pack, from..end, &mut lost)?;
     }
+    scanned.tell(pack, &mut lost);
     Ok(scanned)
 }
 
 impl Scanned {
-    fn lost(&mut self, pack: u32, from: u64, to: u64) {
+    /// Tells what was given back, of which every whole block is zero, from what was damaged.
+    fn judge(
+        &mut self,
+        file: &dyn OpenFile,
+        pack: u32,
+        part: Range<u64>,
+        lost: &mut Option<Range<u64>>,
+    ) -> io::Result<()> {
+        if is_hole(file, &part)? {
+            self.tell(pack, lost);
+        } else {
+            *lost = Some(lost.take().map_or(part.start, |lost| lost.start)..part.end);
+        }
+        Ok(())
+    }
+
+    fn tell(&mut self, pack: u32, lost: &mut Option<Range<u64>>) {
+        let Some(Range { start: from, end: to }) = lost.take() else { return };
         self.damaged += 1;
         self.damaged_bytes += to - from;
         tracing::error!(pack, from, to, "no whole record here: its chunks are fetched again when offered");
     }
+}
+
+fn is_hole(file: &dyn OpenFile, part: &Range<u64>) -> io::Result<bool> {
+    let mut at = part.start.next_multiple_of(BLOCK_BYTES);
+    let end = part.end / BLOCK_BYTES * BLOCK_BYTES;
+    let mut block = [0; BLOCK_BYTES as usize];
+    if at >= end {
+        return Ok(false);
+    }
+    while at < end {
+        file.read_at(&mut block, at)?;
+        if block.iter().any(|byte| *byte != 0) {
+            return Ok(false);
+        }
+        at += BLOCK_BYTES;
+    }
+    Ok(true)
 }
 
 /// The first header at `at` or behind it: where it is, and the hash and length it says.

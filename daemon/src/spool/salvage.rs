@@ -246,7 +246,7 @@ impl Salvage {
             let (root, unit) = <(&[u8; 32], u64)>::from_bytes(key);
             let length = lengths.get(root.as_slice()).copied().unwrap_or(0);
             let manifest = vec![(unit, Bytes::copy_from_slice(bytes))];
-            arrive(t, &Arrival { root: Digest(*root), bytes: length, manifest, chunks: Vec::new() })
+            arrive(t, &Arrival { root: Digest(*root), bytes: length, manifest, chunks: Vec::new() }, &mut Vec::new())
         })?;
         derive(t)
     }

@@ -11,7 +11,7 @@ use tram_proto::id::Digest;
 
 use super::disk::Inner;
 use super::index::{drop_reference, hashes};
-use super::packs::lock;
+use super::packs::{Location, lock};
 use super::tables::{Fault, LOOSE, PACKS, Tables, get};
 use super::{LOW_ROOM_BYTES, LOW_ROOM_GRACE_MS, SpoolError};
 
@@ -49,7 +49,13 @@ pub(super) fn sweep(inner: &Inner, now_ms: u64) -> Result<(), SpoolError> {
     let mut due = stamp(inner, now_ms)?;
     while !due.is_empty() {
         let leases = lock(&inner.leases);
-        inner.write("delete payloads", |t| step(t, &mut due, &leases))?;
+        let dead = inner.write("delete payloads", |t| {
+            let mut dead = Vec::new();
+            step(t, &mut due, &leases, &mut dead)?;
+            Ok(dead)
+        })?;
+        drop(leases);
+        inner.packs.give_back(dead);
     }
     unlink(inner)
 }
@@ -88,7 +94,7 @@ fn stamp(inner: &Inner, now_ms: u64) -> Result<Vec<Digest>, SpoolError> {
 }
 
 /// Deletes some of what is due, the last pages first: what is left of a payload in between is a valid beginning.
-fn step(t: &mut Tables<'_>, due: &mut Vec<Digest>, leases: &Leases) -> Result<(), Fault> {
+fn step(t: &mut Tables<'_>, due: &mut Vec<Digest>, leases: &Leases, dead: &mut Vec<Location>) -> Result<(), Fault> {
     let (mut pages, mut units) = (0, 0);
     while pages < STEP_PAGES
         && units < STEP_UNITS
@@ -116,7 +122,7 @@ fn step(t: &mut Tables<'_>, due: &mut Vec<Digest>, leases: &Leases) -> Result<()
                 }
                 t.units.remove((&root.0, unit))?;
                 if unit > 0 {
-                    hashes(&page).try_for_each(|hash| drop_reference(t, &hash))?;
+                    hashes(&page).try_for_each(|hash| drop_reference(t, &hash, dead))?;
                     pages += 1;
                 }
             }

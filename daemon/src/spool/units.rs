@@ -1,6 +1,7 @@
 //! Units of payloads: what is held, reading one, storing those that a link brought.
 
 use std::io;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use redb::{ReadTransaction, ReadableTable};
@@ -18,15 +19,13 @@ use super::{SpoolError, fits, ranges};
 /// Callers of [`store`] whose chunks are durable in packs and who wait for the index.
 #[derive(Default)]
 pub(super) struct Stores {
-    waiting: Vec<Arrival>,
-    /// Numbers the callers.
-    last: u64,
-    /// All up to this one are durable.
-    durable: u64,
+    waiting: Vec<(Arrival, Indexed)>,
     /// One of them commits for all that waited when it began.
     leading: bool,
-    failed: Option<SpoolError>,
 }
+
+/// What became of one caller's units.
+type Indexed = Arc<OnceLock<Result<(), SpoolError>>>;
 
 fn location((pack, offset, bytes, _): ChunkValue) -> Option<Location> {
     (pack != 0).then_some(Location { pack, offset, bytes })
@@ -160,6 +159,24 @@ pub(super) fn store(
     inner.need(units.iter().map(|unit| unit.len() as u64 + HEADER_BYTES).sum())?;
     lock(&inner.leases).touched.insert(root);
     let writer = inner.packs.writer();
+    let mut appended = Vec::new();
+    let result = take_in(inner, root, layout, first, &units, &mut appended);
+    if let Err(SpoolError::Full { .. }) = result {
+        // On a full disk of all places, what nothing points to must not stay.
+        inner.packs.give_back(appended);
+    }
+    drop(writer);
+    result
+}
+
+fn take_in(
+    inner: &Inner,
+    root: Digest,
+    layout: Layout,
+    first: u64,
+    units: &[Bytes],
+    appended: &mut Vec<Location>,
+) -> Result<(), SpoolError> {
     let pages = layout.manifest_units();
     let split = units.len().min(usize::try_from(pages.saturating_sub(first)).unwrap_or(usize::MAX));
     let manifest: Vec<(u64, Bytes)> = (first..).zip(units[..split].iter().cloned()).collect();
@@ -168,15 +185,14 @@ pub(super) fn store(
         let (hash, there) = known(inner, &arrival, layout, n - pages, bytes)?;
         if there.is_none() {
             let at = inner.writing("append to a pack", || inner.packs.append(&hash, bytes))?;
+            appended.push(at);
             arrival.chunks.push((hash, at));
         }
     }
     if !arrival.chunks.is_empty() {
         sync(inner)?;
     }
-    let result = index(inner, arrival);
-    drop(writer);
-    result
+    index(inner, arrival)
 }
 
 /// The hash of a chunk that came in, from its page if that is here and good, and where it lies already.
@@ -211,31 +227,26 @@ fn known(
 /// Waits until the arrival is in the index. The first to come commits for all who wait when it begins; those who come
 /// meanwhile are the next group, and their packs are synced while this one commits.
 fn index(inner: &Inner, arrival: Arrival) -> Result<(), SpoolError> {
+    let indexed = Indexed::default();
     let mut stores = lock(&inner.stores);
-    stores.last += 1;
-    let ticket = stores.last;
-    stores.waiting.push(arrival);
+    stores.waiting.push((arrival, Arc::clone(&indexed)));
     loop {
-        if stores.durable >= ticket {
-            return Ok(());
-        }
-        if let Some(error) = &stores.failed {
-            return Err(error.clone());
+        if let Some(result) = indexed.get() {
+            return result.clone();
         }
         if stores.leading {
             stores = inner.stored.wait(stores).unwrap_or_else(std::sync::PoisonError::into_inner);
             continue;
         }
         stores.leading = true;
-        let group = std::mem::take(&mut stores.waiting);
-        let last = stores.last;
+        let (arrivals, callers): (Vec<Arrival>, Vec<Indexed>) = std::mem::take(&mut stores.waiting).into_iter().unzip();
         drop(stores);
-        let result = commit(inner, &group);
+        let result = commit(inner, &arrivals);
         stores = lock(&inner.stores);
         stores.leading = false;
-        match result {
-            Ok(()) => stores.durable = last,
-            Err(error) => stores.failed = Some(error),
+        for caller in callers {
+            // Only the leader sets it, and once.
+            let _ = caller.set(result.clone());
         }
         inner.stored.notify_all();
     }
@@ -248,5 +259,11 @@ pub(super) fn sync(inner: &Inner) -> Result<(), SpoolError> {
 
 /// Notes units whose chunks are durable.
 pub(super) fn commit(inner: &Inner, arrivals: &[Arrival]) -> Result<(), SpoolError> {
-    inner.write("note chunks", |t| arrivals.iter().try_for_each(|arrival| arrive(t, arrival)))
+    let dead = inner.write("note chunks", |t| {
+        let mut dead = Vec::new();
+        arrivals.iter().try_for_each(|arrival| arrive(t, arrival, &mut dead))?;
+        Ok(dead)
+    })?;
+    inner.packs.give_back(dead);
+    Ok(())
 }

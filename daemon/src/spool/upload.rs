@@ -1,6 +1,6 @@
 //! A payload on its way in from an application: cut into chunks, appended to packs, indexed at the end.
 //!
-//! Until `finish` nothing of it is in the index: what an upload that was given up wrote is dead space of its packs.
+//! Until `finish` nothing of it is in the index: what an upload that is given up wrote is given back to the filesystem.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,6 +24,7 @@ pub(super) struct DiskUpload {
     _writer: Writer,
     rest: BytesMut,
     manifest: Builder,
+    /// What was appended and is not in the index.
     fresh: BTreeMap<Digest, Location>,
     /// Chunks of other payloads, kept from the sweep until this one refers to them.
     pinned: Vec<Digest>,
@@ -117,11 +118,15 @@ impl DiskUpload {
         let mut first = Some((0, head.encode()));
         let mut number = 1;
         for step in pages.chunks(STEP_PAGES) {
-            let chunks = step.iter().flat_map(|page| hashes(page)).filter_map(|h| Some((h, *self.fresh.get(&h)?)));
+            let chunks = step.iter().flat_map(|page| hashes(page)).filter_map(|h| self.fresh.remove_entry(&h));
             let chunks = chunks.collect();
             let manifest = first.take().into_iter().chain((number..).zip(step.iter().cloned())).collect();
             number += step.len() as u64;
-            commit(&self.inner, &[Arrival { root, bytes: self.bytes, manifest, chunks }])?;
+            let arrival = [Arrival { root, bytes: self.bytes, manifest, chunks }];
+            if let Err(error) = commit(&self.inner, &arrival) {
+                self.fresh.extend(arrival.into_iter().flat_map(|arrival| arrival.chunks));
+                return Err(error);
+            }
         }
         if let Some(head) = first {
             commit(&self.inner, &[Arrival { root, bytes: 0, manifest: vec![head], chunks: Vec::new() }])?;
@@ -149,5 +154,7 @@ impl Drop for DiskUpload {
     fn drop(&mut self) {
         let mut leases = lock(&self.inner.leases);
         self.pinned.iter().for_each(|hash| leases.unpin(hash));
+        drop(leases);
+        self.inner.forsake(std::mem::take(&mut self.fresh).into_values().collect());
     }
 }

@@ -213,3 +213,29 @@ fn a_chunk_the_disk_cannot_read_is_fetched_again_and_the_spool_goes_on() {
     spool.store(root, layout(&bytes), 2, vec![bytes.slice(..CHUNK_BYTES), bytes.slice(CHUNK_BYTES..)]).expect("stores");
     assert!(read_back(&spool, root, layout(&bytes)).is_some());
 }
+
+#[test]
+fn a_scan_takes_what_was_given_back_for_no_damage() {
+    use super::super::packs::scan;
+    let files = FaultFiles::new();
+    let spool = DiskSpool::open_on(
+        Arc::new(files.clone()),
+        DiskOptions { inline_sync: true, pack_bytes: 64 << 20, ..options() },
+    )
+    .expect("opens");
+    let payloads: Vec<Bytes> = (0..6).map(|n| payload(60 + n, CHUNK_BYTES * 2 + 9_000)).collect();
+    let roots: Vec<Digest> = payloads.iter().map(|bytes| upload(&spool, bytes)).collect();
+    let refer = |n: usize| put(n as u64 + 1, Some((roots[n], payloads[n].len() as u64)));
+    spool.commit(&[refer(0), refer(2), refer(5)]).expect("commits");
+    // One by one, so that blocks with parts of two of them stay.
+    spool.sweep(1).expect("sweeps");
+    spool.held(roots[4], layout(&payloads[4])).expect("reads");
+    spool.sweep(2 * HOUR_MS).expect("sweeps");
+    spool.sweep(4 * HOUR_MS).expect("sweeps");
+    let mut found = BTreeSet::new();
+    let whole = scan(&files, 1, &mut |hash, _| found.extend([hash])).expect("reads");
+    assert_eq!((found.len(), whole.damaged), (9, 0));
+    let (name, at) = files.flip(3, "packs/").expect("there is content");
+    let damaged = scan(&files, 1, &mut |_, _| ()).expect("reads");
+    assert_eq!(damaged.damaged, 1, "{name} {at}");
+}
