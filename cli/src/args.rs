@@ -358,6 +358,12 @@ pub(crate) enum AuditCommand {
         #[arg(long, value_name = "NUMBER", default_value = "1", value_parser = clap::value_parser!(u64).range(1..))]
         since: u64,
     },
+    /// At the parent of a CA: put the copy of its log aside and begin a new one. For when the node's log and the copy here
+    /// are two different ones (its daemon and this one say so) and you know why: `restore --accept-loss`, a log written over
+    SetAside {
+        /// The node's name or id
+        node: String,
+    },
     /// Write the log, or its end, into a file
     Export {
         /// The file; - is standard output

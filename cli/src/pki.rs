@@ -20,10 +20,11 @@ use serde_json::json;
 use tram_client::{Admin, Place};
 use tram_pki::FileError;
 use tram_pki::backup::{self, BackupError, Facts, Places, Restored};
-use tram_pki::journal::{self, Broken, Head};
+use tram_pki::journal::{self, Broken, Copies, Head};
 use tram_pki::keystore::KeyError;
 use tram_pki::lock::{self, Passphrase};
 use tram_pki::registry::{AUDIT_LOG, Entry, Registry, RegistryError};
+use tram_proto::id::NodeId;
 
 use crate::args::{AuditCommand, BackupArgs, LockArgs, PkiCommand, RestoreArgs};
 use crate::exit::{BAD_DATA, CONFIG, Failure, IO, NEGATIVE, NO_INPUT, NOT_PERMITTED, TRY_AGAIN};
@@ -50,6 +51,7 @@ pub(crate) async fn run(dir: Option<&Path>, command: PkiCommand, json: bool) -> 
         PkiCommand::Audit(AuditCommand::Export { out, since }) => {
             audit_export(&places.pki.join(AUDIT_LOG), &out, since, json)
         }
+        PkiCommand::Audit(AuditCommand::SetAside { node }) => audit_set_aside(&place, &places.pki, &node, json).await,
         PkiCommand::Backup(args) => make_backup(&places, &args, json),
         PkiCommand::Restore(args) => restore(&places, args, json),
         PkiCommand::Overlay(command) => overlay::run(&place, &places.pki, command, json).await,
@@ -233,6 +235,29 @@ fn audit_verify(file: &Path, head: Option<Head>, copy: Option<&Path>, since: u64
             Err(Failure::new(NEGATIVE, format!("{}: line {line}: {what}", file.display())))
         }
     }
+}
+
+/// The daemon notices by itself; it is asked only for the id behind a name.
+async fn audit_set_aside(place: &Place, pki: &Path, which: &str, json: bool) -> Result<(), Failure> {
+    let id: NodeId = match which.parse() {
+        Ok(id) => id,
+        Err(_) => {
+            let known = Admin::connect(place).await?.pki_nodes().await?.nodes;
+            let id = known.iter().find(|node| node.name == which).and_then(|node| node.id.parse().ok());
+            let why = || format!("{which:?} is no node that this one knows; `tram pki list` shows them");
+            id.ok_or_else(|| Failure::new(NEGATIVE, why()))?
+        }
+    };
+    let aside = Copies::set_aside(pki, id).map_err(|error| match error {
+        FileError::Missing { .. } => {
+            Failure::new(NEGATIVE, format!("there is no copy of the audit log of {which} here"))
+        }
+        error => Failure::new(of_file(&error), error.to_string()),
+    })?;
+    if json {
+        return show::json(&json!({ "node": id.to_string(), "aside": aside.display().to_string() }));
+    }
+    show::line(&format!("the copy is {} now; a new one begins within ten minutes of its link", aside.display()))
 }
 
 fn audit_export(file: &Path, out: &Path, since: u64, json: bool) -> Result<(), Failure> {

@@ -85,6 +85,10 @@ pub struct Desk {
     inside: Mutex<Inside>,
     /// This CA's key is in use elsewhere as well.
     twin: AtomicBool,
+    /// Since the start, for a CA that came from a backup: a neighbour has no newer list of this CA, and the parent no line
+    /// of its audit log that is missing here.
+    lists_told: AtomicBool,
+    log_told: AtomicBool,
     /// One attempt at a time, so that a second of delay is a second for all.
     unlocking: Mutex<()>,
     shelf: Arc<Shelf>,
@@ -113,8 +117,22 @@ impl Desk {
         let inside = Inside { key: Key::at_start(pki, credentials), roots: Vec::new(), registry };
         let (inside, changed) = (Mutex::new(inside), watch::Sender::new(0));
         let pki = pki.to_owned();
-        let twin = AtomicBool::new(false);
-        let desk = Self { pki, inside, twin, unlocking: Mutex::default(), shelf, id, name, reachable, clock, changed };
+        let no = || AtomicBool::new(false);
+        let (twin, lists_told, log_told) = (no(), no(), no());
+        let desk = Self {
+            pki,
+            inside,
+            twin,
+            lists_told,
+            log_told,
+            unlocking: Mutex::default(),
+            shelf,
+            id,
+            name,
+            reachable,
+            clock,
+            changed,
+        };
         for why in desk.problems() {
             warn!(%why, "nothing is issued here");
         }

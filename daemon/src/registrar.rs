@@ -14,8 +14,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use tokio::sync::watch;
-use tracing::warn;
-use tram_pki::journal::Copies;
+use tracing::{error, warn};
+use tram_pki::journal::{Copies, ExtendError};
 use tram_proto::id::NodeId;
 use tram_proto::join::HostPort;
 use tram_proto::name::NodeName;
@@ -23,8 +23,9 @@ use tram_proto::pki::{Item, Object, ObjectKey, Report};
 
 use crate::clock::Clock;
 use crate::issuer::Desk;
+use crate::issuer::duties::JOURNAL_BYTES;
 use crate::join::forward::Door;
-use crate::link::pki::{Exchange, Taken};
+use crate::link::pki::{Exchange, GoesOn, Taken};
 use crate::link::trust::{NodeTrust, Trust as _};
 use crate::shelf::Shelf;
 
@@ -157,19 +158,47 @@ impl Exchange for Registrar {
         self.desk.is_some()
     }
 
-    fn journal_since(&self, number: u64, hash: &[u8; 32]) -> Vec<Bytes> {
-        self.desk.as_ref().map(|desk| desk.journal_since(number, hash)).unwrap_or_default()
+    fn journal_since(&self, number: u64, hash: &[u8; 32]) -> GoesOn {
+        self.desk.as_ref().map_or_else(|| GoesOn::With(Vec::new()), |desk| desk.journal_since(number, hash))
     }
 
     fn journal_take(&self, node: NodeId, first: u64, lines: Vec<Bytes>) -> Option<(u64, [u8; 32])> {
         let mut copies = self.copies.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
         let head = if lines.is_empty() { copies.have(node) } else { copies.append(node, first, &lines) };
         match head {
-            Ok(head) => Some((head.number, head.hash.0)),
+            // A copy that was set aside begins anew.
+            Ok(head) | Err(ExtendError::Gap { have: head }) => Some((head.number, head.hash.0)),
             Err(why) => {
                 warn!(%node, %why, "the audit log of a child is not kept");
                 None
             }
         }
     }
+
+    fn journal_lost(&self, node: NodeId, number: u64, hash: &[u8; 32]) -> Vec<Bytes> {
+        let Some(copies) = &self.copies else { return Vec::new() };
+        let mut copies = copies.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = number == 0 || matches!(copies.head_at(node, number), Ok(Some(head)) if head.hash.0 == *hash);
+        let lines = if same { copies.since(node, number.saturating_add(1), JOURNAL_BYTES) } else { Ok(Vec::new()) };
+        if same {
+            warn!(%node, number, "the audit log of a child ends before the copy here: it is sent the lines that it lost");
+        } else {
+            error!(
+                %node,
+                number,
+                "the audit log of a child is another than the copy here: it was rewritten, or restored from a backup with \
+                 --accept-loss. When that is explained, run `tram pki audit set-aside {node}` here"
+            );
+        }
+        lines
+            .inspect_err(|why| warn!(%node, %why, "the copy of a child's audit log cannot be read"))
+            .unwrap_or_default()
+    }
+
+    fn journal_back(&self, first: u64, lines: &[Bytes]) -> bool {
+        self.desk.as_ref().is_some_and(|desk| desk.journal_back(first, lines))
+    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -29,6 +29,30 @@ impl fmt::Display for Utc {
     }
 }
 
+impl Utc {
+    /// Reads what it prints.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let number = |from: usize, to: usize| -> Option<u64> { text.get(from..to)?.parse().ok() };
+        let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
+        let (hour, minute, second) = (number(11, 13)?, number(14, 16)?, number(17, 19)?);
+        if !(1970..=9999).contains(&year) || !(1..=12).contains(&month) || !(1..=31).contains(&day) {
+            return None;
+        }
+        let read =
+            Self(((days(year, month, day) * 24 + hour) * 60 + minute).checked_mul(60)?.checked_add(second)? * 1000);
+        (read.to_string() == text).then_some(read)
+    }
+}
+
+/// Days from 1970-01-01 to a day (Hinnant's `days_from_civil`, for years from 1970 on).
+const fn days(year: u64, month: u64, day: u64) -> u64 {
+    let year = if month <= 2 { year - 1 } else { year };
+    let (era, year_of_era) = (year / 400, year % 400);
+    let month_from_march = if month > 2 { month - 3 } else { month + 9 };
+    let of_year = (153 * month_from_march + 2) / 5 + day - 1;
+    era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + of_year - 719_468
+}
+
 /// Year, month and day of a day counted from 1970-01-01 (Hinnant's `civil_from_days`, for days from 1970 on).
 const fn civil(day_since_1970: u64) -> (u64, u64, u64) {
     let shifted = day_since_1970 + 719_468;
@@ -66,6 +90,7 @@ mod tests {
     #[track_caller]
     fn check(ms: u64, expect: &str) {
         assert_eq!(Utc(ms).to_string(), expect);
+        assert_eq!(Utc::parse(expect), Some(Utc(ms - ms % 1000)));
     }
 
     #[test]
@@ -76,6 +101,18 @@ mod tests {
         check(1_751_328_000_000, "2025-07-01T00:00:00Z");
         check(4_102_444_800_000, "2100-01-01T00:00:00Z");
         check(4_107_542_400_000, "2100-03-01T00:00:00Z");
+    }
+
+    #[test]
+    fn what_is_no_time_is_not_read() {
+        for text in
+            ["", "2025-02-30T00:00:00Z", "2025-07-01T00:00:00", "2025-07-01 00:00:00Z", "1969-12-31T23:59:59Z", "é"]
+        {
+            assert_eq!(Utc::parse(text), None, "{text}");
+        }
+        for text in ["2025-13-01T00:00:00Z", "2025-01-01T24:00:00Z", "2025-01-01T00:60:00Z", "+025-01-01T00:00:00Z"] {
+            assert_eq!(Utc::parse(text), None, "{text}");
+        }
     }
 
     #[test]

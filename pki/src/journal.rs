@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest;
@@ -235,6 +235,12 @@ impl Log {
         std::mem::replace(&mut self.file, full)
     }
 
+    /// Whether this is the file that lies there.
+    fn is_at(&self, path: &Path) -> bool {
+        let (Ok(open), Ok(there)) = (self.file.metadata(), fs::metadata(path)) else { return false };
+        (open.dev(), open.ino()) == (there.dev(), there.ino())
+    }
+
     pub(crate) fn head(&self) -> Head {
         self.standing.head()
     }
@@ -412,26 +418,35 @@ impl Copies {
         Ok(self.log(node)?.since(number, max_bytes, usize::MAX)?)
     }
 
-    /// Sets a copy aside and begins a new one: an admin has looked at a fork. Answers where the old one is now.
+    /// Sets the copy of a node's log aside, in the pki directory `pki`: an admin has looked at a fork. Whoever has the
+    /// copies open begins a new one. Answers where the old one is now.
     ///
     /// # Errors
-    /// As [`Copies::have`].
-    pub fn set_aside(&mut self, node: NodeId) -> Result<PathBuf, ExtendError> {
-        let head = self.log(node)?.head();
-        let (from, to) = (self.path(node), self.dir.join(format!("{node}.until-{}", head.number)));
-        files::must_not_exist(&to)?;
+    /// [`FileError::Missing`] when there is none.
+    pub fn set_aside(pki: &Path, node: NodeId) -> Result<PathBuf, FileError> {
+        let from = path(&pki.join(COPIES_DIR), node);
+        let head = head_of(&fs::read(&from).map_err(files::io_at(&from))?);
+        // What already has this name is the same log.
+        let to = from.with_file_name(format!("{node}.until-{}-{:.8}", head.number, head.hash.to_string()));
         fs::rename(&from, &to).map_err(files::io_at(&from))?;
         files::sync_parent(&from)?;
-        self.open.remove(&node);
         Ok(to)
     }
 
-    fn path(&self, node: NodeId) -> PathBuf {
-        self.dir.join(format!("{node}.log"))
+    /// The head a copy had at that number; `None` when it never had.
+    ///
+    /// # Errors
+    /// As [`Copies::have`].
+    pub fn head_at(&mut self, node: NodeId, number: u64) -> Result<Option<Head>, ExtendError> {
+        Ok(self.log(node)?.head_at(number)?)
     }
 
     fn log(&mut self, node: NodeId) -> Result<&mut Log, ExtendError> {
-        let path = self.path(node);
+        let path = path(&self.dir, node);
+        // Whoever sets a copy aside may be another process.
+        if self.open.get(&node).is_some_and(|log| !log.is_at(&path)) {
+            self.open.remove(&node);
+        }
         let (held, full) = (self.open.len(), "256 nodes have one here");
         match self.open.entry(node) {
             std::collections::btree_map::Entry::Occupied(open) => Ok(open.into_mut()),
@@ -439,6 +454,10 @@ impl Copies {
             std::collections::btree_map::Entry::Vacant(new) => Ok(new.insert(Log::open(&path)?)),
         }
     }
+}
+
+fn path(dir: &Path, node: NodeId) -> PathBuf {
+    dir.join(format!("{node}.log"))
 }
 
 /// What [`verify`] found in order.

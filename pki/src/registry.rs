@@ -7,6 +7,7 @@
 
 mod audit;
 mod record;
+mod relearn;
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -512,14 +513,21 @@ impl Registry {
         self.commit(next, &entry)
     }
 
-    /// After a restore: adds what others know to be revoked, bars the nodes it was of, and raises the number of the list.
-    /// Answers how many revocations were new.
+    /// After a restore: takes up what the audit log tells after line `after`, which its parent may have sent back, adds
+    /// what others know to be revoked, bars the nodes it was of, and raises the number of the list. Answers how many
+    /// revocations were new.
     ///
     /// # Errors
     /// [`RegistryError`].
-    pub fn restored(&mut self, revoked: &[Revoked], number: u64, now_ms: u64) -> Result<usize, RegistryError> {
+    pub fn restored(
+        &mut self,
+        after: u64,
+        revoked: &[Revoked],
+        number: u64,
+        now_ms: u64,
+    ) -> Result<usize, RegistryError> {
         let mut next = self.content.clone();
-        let mut count = 0;
+        let mut count = relearn::relearn(&mut next, &mut self.audit, after)?;
         for one in revoked {
             let serial = record::hex(&one.serial);
             if next.more.revocations.iter().any(|known| known.serial == serial) {

@@ -23,6 +23,7 @@ use tram_proto::name::NodeName;
 use tram_proto::pki::{Answer, Item, Object, ObjectKey, Refusal, Request, SignedNotice};
 
 use super::{Desk, Inside, Key};
+use crate::link::pki::GoesOn;
 use crate::local::station::IssuerError;
 
 /// A CA's list is made anew when it is so old, in milliseconds.
@@ -35,7 +36,7 @@ pub const CA_RENEW_MS: u64 = 365 * DAY_MS;
 /// After a restore the number of the revocation list jumps so far above what anyone has seen.
 const RESTORED_JUMP: u64 = 1000;
 /// Audit lines handed over at once, in bytes.
-const JOURNAL_BYTES: usize = 512 * 1024;
+pub const JOURNAL_BYTES: usize = 512 * 1024;
 
 /// How an exchange of keys stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,6 +79,11 @@ fn lacks(held: Option<&Crl>, revoked: &[Revoked]) -> bool {
     let Some(held) = held else { return true };
     let named: HashSet<Vec<u8>> = held.revoked().into_iter().map(|one| one.serial).collect();
     revoked.iter().any(|one| !named.contains(&one.serial))
+}
+
+/// Lines of the audit log that were in the backup.
+fn lines_of(restored: &Restored) -> u64 {
+    restored.audit().map_or(0, |head| head.number)
 }
 
 impl Desk {
@@ -142,14 +148,12 @@ impl Desk {
     /// that was seen.
     fn accept_loss(&self, inside: &mut Inside, now_ms: u64) -> Result<(), String> {
         let restored = Restored::load(&self.pki).map_err(|why| why.to_string())?;
-        if !restored.is_some_and(|restored| restored.accepted) {
-            return Ok(());
-        }
+        let Some(restored) = restored.filter(|restored| restored.accepted) else { return Ok(()) };
         let own = self.shown_scope().map(|(id, _)| id);
         let held = self.shelf.with(|bundle| own.and_then(|id| bundle.crl(&id).map(|crl| (crl.number, crl.revoked()))));
         let (seen, revoked) = held.unwrap_or_default();
         let number = seen.max(inside.registry.crl_number()).saturating_add(RESTORED_JUMP);
-        inside.registry.restored(&revoked, number, now_ms).map_err(|why| why.to_string())?;
+        inside.registry.restored(lines_of(&restored), &revoked, number, now_ms).map_err(|why| why.to_string())?;
         Restored::clear(&self.pki).map_err(|why| why.to_string())
     }
 
@@ -516,21 +520,36 @@ impl Desk {
         }
     }
 
-    /// A neighbour has said what it holds. A CA that came from a backup goes on when it holds all that: what was revoked
+    /// A neighbour has said what it holds. A CA that came from a backup may go on when it holds all that: what was revoked
     /// after the backup is then on this CA's own list again, and its number has jumped.
     pub fn heard(&self, theirs: &[Item]) {
-        let Ok(Some(restored)) = Restored::load(&self.pki) else { return };
         let Some((id, _)) = self.shown_scope() else { return };
         let key = ObjectKey::Crl(id.0);
         let theirs = theirs.iter().find(|item| item.key == key).map(|item| item.version);
+        let held = self.shelf.with(|bundle| bundle.crl(&id).map(|crl| crl.number));
+        if let (Some(held), Some(theirs)) = (held, theirs)
+            && theirs <= held
+        {
+            self.lists_told.store(true, Ordering::Relaxed);
+            self.go_on();
+        }
+    }
+
+    /// A CA that came from a backup goes on once it has its lists and, where there is a parent, the lines of its audit log
+    /// that the parent kept: a line written before would be another than the parent's.
+    fn go_on(&self) {
+        let Ok(Some(restored)) = Restored::load(&self.pki) else { return };
+        let Some((id, scope)) = self.shown_scope() else { return };
+        let log_told = scope == Scope::Overlay || self.log_told.load(Ordering::Relaxed);
         let held = self.shelf.with(|bundle| bundle.crl(&id).map(|crl| (crl.number, crl.revoked())));
-        let (Some((number, revoked)), Some(theirs)) = (held, theirs) else { return };
-        if restored.accepted || theirs > number {
+        let Some((number, revoked)) = held else { return };
+        if restored.accepted || !log_told || !self.lists_told.load(Ordering::Relaxed) {
             return;
         }
         let now_ms = self.clock.wall_ms();
         let mut inside = self.inside();
-        let again = inside.registry.restored(&revoked, number.saturating_add(RESTORED_JUMP), now_ms);
+        let number = number.saturating_add(RESTORED_JUMP);
+        let again = inside.registry.restored(lines_of(&restored), &revoked, number, now_ms);
         let done = again.map_err(|why| why.to_string()).and_then(|count| {
             Restored::clear(&self.pki).map_err(|why| why.to_string())?;
             self.publish_in(&mut inside, true)?;
@@ -555,20 +574,59 @@ impl Desk {
         self.take_up().map(|_| ()).map_err(|why| why.to_string())
     }
 
-    /// Lines of the audit log after the one with this number, if the parent's copy has the same one.
+    /// How the audit log goes on after the line of this number, which has this hash in the parent's copy.
     #[must_use]
-    pub fn journal_since(&self, number: u64, hash: &[u8; 32]) -> Vec<Bytes> {
+    pub fn journal_since(&self, number: u64, hash: &[u8; 32]) -> GoesOn {
         let mut inside = self.inside();
         let audit = inside.registry.audit();
-        let same = number == 0 || matches!(audit.head_at(number), Ok(Some(head)) if head.hash.0 == *hash);
-        if !same {
-            error!(
-                number,
-                "the parent's copy of the audit log goes on differently: one of the two was changed or restored"
-            );
-            return Vec::new();
+        let end = audit.head();
+        let here = if number == 0 { None } else { Some(audit.head_at(number).ok().flatten()) };
+        let goes_on = match here {
+            None => GoesOn::With(audit.since(1, JOURNAL_BYTES).unwrap_or_default()),
+            Some(Some(head)) if head.hash.0 == *hash => {
+                GoesOn::With(audit.since(number + 1, JOURNAL_BYTES).unwrap_or_default())
+            }
+            Some(Some(head)) => {
+                error!(
+                    number,
+                    "the parent's copy of the audit log goes on differently: one of the two was changed, or this node was \
+                     restored with --accept-loss. When that is explained, run `tram pki audit set-aside {}` at the parent",
+                    self.name
+                );
+                GoesOn::Elsewhere(number, head.hash.0)
+            }
+            Some(None) => {
+                warn!(
+                    here = end.number,
+                    there = number,
+                    "the parent's copy of the audit log goes further than the log"
+                );
+                GoesOn::Elsewhere(end.number, end.hash.0)
+            }
+        };
+        drop(inside);
+        if matches!(goes_on, GoesOn::With(_)) && !self.log_told.swap(true, Ordering::Relaxed) {
+            self.go_on();
         }
-        audit.since(number + 1, JOURNAL_BYTES).unwrap_or_default()
+        goes_on
+    }
+
+    /// Takes back lines of the audit log that the parent kept; answers whether any was new.
+    #[must_use]
+    pub fn journal_back(&self, first: u64, lines: &[Bytes]) -> bool {
+        let mut inside = self.inside();
+        let audit = inside.registry.audit();
+        let before = audit.head().number;
+        match audit.extend(first, lines) {
+            Ok(head) => {
+                info!(lines = head.number - before, "lines of the audit log came back from the parent's copy");
+                head.number > before
+            }
+            Err(why) => {
+                error!(%why, "lines of the audit log that the parent kept are not taken back");
+                false
+            }
+        }
     }
 
     /// How exchanges of keys stand.

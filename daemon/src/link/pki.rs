@@ -70,10 +70,10 @@ pub trait Exchange: Send + Sync + 'static {
     fn has_journal(&self) -> bool {
         false
     }
-    /// Lines of the own audit log after line `number`, which has this hash at the parent. May block.
-    fn journal_since(&self, number: u64, hash: &[u8; 32]) -> Vec<Bytes> {
+    /// How the own audit log goes on after line `number`, which has this hash at the parent. May block.
+    fn journal_since(&self, number: u64, hash: &[u8; 32]) -> GoesOn {
         let _ = (number, hash);
-        Vec::new()
+        GoesOn::With(Vec::new())
     }
     /// Keeps lines of a child's audit log and says which line is the last that is held, with its hash; without lines it is
     /// a question. `None`: nothing is kept here. May block.
@@ -81,6 +81,28 @@ pub trait Exchange: Send + Sync + 'static {
         let _ = (node, first, lines);
         None
     }
+    /// Lines of a child's audit log that it may have lost: those after line `number`, where its log ends or differs, and
+    /// which has this hash there. May block.
+    fn journal_lost(&self, node: NodeId, number: u64, hash: &[u8; 32]) -> Vec<Bytes> {
+        let _ = (node, number, hash);
+        Vec::new()
+    }
+    /// Takes back lines of the own audit log that the parent kept; answers whether there were any, so that there may be
+    /// more. May block.
+    fn journal_back(&self, first: u64, lines: &[Bytes]) -> bool {
+        let _ = (first, lines);
+        false
+    }
+}
+
+/// How an audit log goes on after the last line that the parent holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GoesOn {
+    /// With these lines, if any.
+    With(Vec<Bytes>),
+    /// Not at all: it ends before that line, or has another there. The line up to which the parent may compare, and its
+    /// hash here.
+    Elsewhere(u64, [u8; 32]),
 }
 
 /// What is to be said on one link's stream.
@@ -102,6 +124,8 @@ struct Said {
     letters: VecDeque<PkiFrame>,
     /// What is held of the peer's audit log, to be said.
     kept: Option<PkiFrame>,
+    /// Lines of it that the peer has lost, to be said.
+    lost: Option<PkiFrame>,
     /// What the peer holds of this node's audit log, until lines are under way.
     journal: Option<(u64, [u8; 32])>,
 }
@@ -173,16 +197,24 @@ impl Lane {
         Some(Duration::from_millis(wait_ms))
     }
 
-    /// What goes before objects.
-    fn letter(&self, exchange: &dyn Exchange) -> Option<PkiFrame> {
+    /// What goes before objects. Whoever says what it holds asks its parent what that holds of its audit log.
+    fn letter(&self, link: &Link, exchange: &dyn Exchange) -> Option<PkiFrame> {
         let mut said = self.said();
         if std::mem::take(&mut said.have) {
             drop(said);
+            if matches!(self.side, Side::Up(_)) && exchange.has_journal() {
+                self.ask_kept(link.here.id);
+            }
             let mut have = exchange.have();
             have.truncate(OBJECTS);
             return Some(PkiFrame::Have(have));
         }
-        said.letters.pop_front().or_else(|| said.kept.take())
+        said.letters.pop_front().or_else(|| said.kept.take()).or_else(|| said.lost.take())
+    }
+
+    /// Asks the parent what it holds of this node's audit log.
+    fn ask_kept(&self, node: NodeId) {
+        self.post(PkiFrame::Journal { node, first: 0, lines: vec![] });
     }
 }
 
@@ -199,16 +231,13 @@ pub(crate) async fn write(link: Arc<Link>, connection: Connection) -> Result<(),
     let (mut changes, mut fresh) = (exchange.changes(), herald.fresh());
     let _entered = herald.enter(lane.clone());
     let is_up = matches!(lane.side, Side::Up(_));
-    if is_up && exchange.has_journal() {
-        lane.post(PkiFrame::Journal { node: link.here.id, first: 0, lines: vec![] });
-    }
     let (mut sent_stamp, mut reports_at_ms) = (0, 0);
     loop {
         changes.mark_unchanged();
         fresh.mark_unchanged();
         herald.note_own();
         let again = lane.until_again(link.here.clock.mono_ms());
-        say(&lane, exchange.as_ref(), &mut send).await?;
+        say(&link, &lane, exchange.as_ref(), &mut send).await?;
         if is_up {
             if let Some(lines) = next_lines(&link, &lane, &exchange).await {
                 write_frame(&mut send, &lines).await?;
@@ -238,10 +267,10 @@ async fn write_frame(send: &mut SendStream, frame: &PkiFrame) -> Result<(), Faul
 }
 
 /// Says everything that is due now: letters first, then the objects that the peer lacks, one at a time.
-async fn say(lane: &Lane, exchange: &dyn Exchange, send: &mut SendStream) -> Result<(), Fault> {
+async fn say(link: &Link, lane: &Lane, exchange: &dyn Exchange, send: &mut SendStream) -> Result<(), Fault> {
     let mut due = VecDeque::new();
     loop {
-        if let Some(letter) = lane.letter(exchange) {
+        if let Some(letter) = lane.letter(link, exchange) {
             write_frame(send, &letter).await?;
             continue;
         }
@@ -259,11 +288,25 @@ async fn say(lane: &Lane, exchange: &dyn Exchange, send: &mut SendStream) -> Res
     }
 }
 
-/// Lines of this node's audit log that the parent lacks; the next follow when it has said that it holds these.
+/// Lines of this node's audit log that the parent lacks; the next follow when it has said that it holds these. Where the
+/// parent's copy goes on elsewhere, it is told how far this log goes, and asked again later.
 async fn next_lines(link: &Link, lane: &Lane, exchange: &Arc<dyn Exchange>) -> Option<PkiFrame> {
     let (number, hash) = lane.said().journal?;
     let log = exchange.clone();
-    let mut lines = blocking(move || log.journal_since(number, &hash)).await;
+    let node = link.here.id;
+    let next = match blocking(move || log.journal_since(number, &hash)).await {
+        GoesOn::With(lines) => journal(node, number + 1, lines)?,
+        GoesOn::Elsewhere(number, hash) => {
+            lane.want_again(link.here.clock.mono_ms());
+            PkiFrame::JournalHave { node, number, hash }
+        }
+    };
+    lane.said().journal = None;
+    Some(next)
+}
+
+/// As many of these lines as one frame holds; `None` when there are none.
+fn journal(node: NodeId, first: u64, mut lines: Vec<Bytes>) -> Option<PkiFrame> {
     let mut bytes = 0;
     let fit = lines.iter().take(JOURNAL_LINES).take_while(|line| {
         bytes += line.len() + 8;
@@ -271,11 +314,7 @@ async fn next_lines(link: &Link, lane: &Lane, exchange: &Arc<dyn Exchange>) -> O
     });
     let fit = fit.count();
     lines.truncate(fit);
-    if lines.is_empty() {
-        return None;
-    }
-    lane.said().journal = None;
-    Some(PkiFrame::Journal { node: link.here.id, first: number + 1, lines })
+    (!lines.is_empty()).then_some(PkiFrame::Journal { node, first, lines })
 }
 
 /// Reads the peer's stream to its end.
@@ -317,6 +356,17 @@ pub(crate) async fn read(link: &Arc<Link>, stream: RecvStream) -> Result<(), Fau
             }
             PkiFrame::JournalHave { node, number, hash } if lane.side != Side::Down && node == link.here.id => {
                 lane.change(|said| said.journal = Some((number, hash)));
+            }
+            PkiFrame::JournalHave { node, number, hash } if lane.side == Side::Down && node == link.peer.node => {
+                let exchange = herald.exchange().clone();
+                let lines = blocking(move || exchange.journal_lost(node, number, &hash)).await;
+                lane.change(|said| said.lost = journal(node, number.saturating_add(1), lines));
+            }
+            PkiFrame::Journal { node, first, lines } if lane.side != Side::Down && node == link.here.id => {
+                let exchange = herald.exchange().clone();
+                if blocking(move || exchange.journal_back(first, &lines)).await {
+                    lane.ask_kept(node);
+                }
             }
             frame @ (PkiFrame::Reports(_) | PkiFrame::Journal { .. } | PkiFrame::JournalHave { .. }) => {
                 link.warn(

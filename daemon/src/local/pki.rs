@@ -4,7 +4,7 @@
 
 mod survey;
 #[cfg(test)]
-pub(in crate::local) mod tests;
+pub(crate) mod tests;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -231,7 +231,9 @@ fn a_parent_keeps_a_log_that_continues_and_refuses_another() {
     assert_eq!(copies.have(node).expect("read"), head);
 
     // An admin has looked at it.
-    let aside = copies.set_aside(node).expect("set aside");
+    let aside = Copies::set_aside(parent.path(), node).expect("set aside");
+    let none = Copies::set_aside(parent.path(), node);
+    assert!(matches!(none, Err(FileError::Missing { .. })), "{none:?}");
     assert_eq!(fs::read(aside).expect("readable"), joined(&whole));
     assert_eq!(copies.append(node, 1, &rewritten[..1]).expect("taken").number, 1);
 }

@@ -183,3 +183,84 @@ fn row_27_a_new_name_is_nobodys_and_names_make_no_ring() {
     let aliases: Vec<_> = notice.aliases.iter().map(|a| (a.old.as_str(), a.new.as_str())).collect();
     assert_eq!(aliases, [("tay-do", "can-tho")]);
 }
+
+/// A registry as it was, with the lines of its log that came after.
+fn restored(overlay: &Overlay, before: &[u8], lines: &[String]) -> Registry {
+    fs::write(overlay.dir().join(REGISTRY_JSON), before).expect("written");
+    let log = overlay.dir().join(AUDIT_LOG);
+    fs::write(&log, lines.iter().map(|line| format!("{line}\n")).collect::<String>()).expect("written");
+    open(overlay)
+}
+
+#[test]
+fn a_restored_registry_learns_from_the_log_who_came_and_who_went() {
+    let overlay = Overlay::new("tram.internal");
+    let file = || fs::read(overlay.dir().join(REGISTRY_JSON)).expect("readable");
+    let mut registry = open(&overlay);
+    let token = registry.new_token(overlay.authority(), &order("hue"), NOW_MS).expect("made");
+    let after = registry.audit().head().number;
+    let before = file();
+    let admit = |registry: &mut Registry, name: &str| {
+        let role = Role::Province;
+        let name: NodeName = name.parse().expect("name");
+        let subject = Subject { id: registry.id_for(&name, role).expect("an id"), name, role };
+        let key = crate::csr::LeafKey::of(&crate::fixtures::key()).expect("a key");
+        let issued = overlay.authority().issue(&key, &subject, NOW_MS).expect("issued");
+        (subject, issued)
+    };
+    for name in ["can-tho", "an-giang", "ca-mau"] {
+        let (subject, issued) = admit(&mut registry, name);
+        registry.admit(&subject, &issued, "lan", "").expect("admitted");
+    }
+    let (subject, issued) = admit(&mut registry, "hue");
+    registry.bind(token.id, &issued, "10.0.0.9:1", "").expect("bound");
+    assert_eq!(registry.node(&subject.name).map(|node| node.id), Some(subject.id));
+    let name = |text: &str| text.parse::<NodeName>().expect("name");
+    registry.revoke("can-tho", Reason::KeyCompromise, NodeId([0; 16]), "lan", NOW_MS).expect("revoked");
+    registry.rename(&name("an-giang"), &name("tay-do"), "lan", NOW_MS).expect("renamed");
+    let (subject, issued) = admit(&mut registry, "can-tho");
+    registry.admit(&subject, &issued, "lan", "").expect("another machine");
+    let nodes = |registry: &Registry| -> Vec<NodeRecord> {
+        registry.nodes().map(|node| NodeRecord { latest: None, ..node.clone() }).collect()
+    };
+    let (known, revoked) = (nodes(&registry), registry.revoked());
+    drop(registry);
+    let lines: Vec<String> =
+        fs::read_to_string(overlay.dir().join(AUDIT_LOG)).expect("readable").lines().map(str::to_owned).collect();
+
+    let mut registry = restored(&overlay, &before, &lines);
+    assert_eq!(registry.restored(after, &[], 1000, NOW_MS).expect("learned"), 1);
+    assert_eq!((nodes(&registry), registry.revoked()), (known.clone(), revoked.clone()));
+    assert!(registry.is_barred(registry.revocations().next().and_then(|one| one.node).expect("of a node")));
+    assert!(!registry.is_barred(subject.id));
+    assert_eq!(registry.token(&token.id).map(|token| token.state), Some(TokenState::Used), "it does not admit again");
+    assert_eq!(registry.restored(after, &[], 1000, NOW_MS).expect("again"), 0, "twice is once");
+    assert_eq!(nodes(&registry), known);
+    drop(registry);
+
+    // What makes no sense teaches nothing, and nothing is taken back: another id for a name that has one, a revoked
+    // node's id under another name, a time that is none.
+    let mut registry = restored(&overlay, &before, &lines);
+    registry.restored(after, &[], 1000, NOW_MS).expect("learned");
+    let central = registry.nodes().find(|node| node.role == Role::Central).expect("itself").clone();
+    let line = |event: &str, node: &str, name: &str, at: &str| {
+        format!(
+            "{{\"at\":\"{at}\",\"event\":\"{event}\",\"node\":\"{node}\",\"name\":\"{name}\",\"role\":\"province\",\
+             \"serial\":\"aa\",\"key\":\"{}\",\"until\":\"2030-01-01T00:00:00Z\",\"former\":\"tay-do\",\"reason\":\"x\"}}",
+            Sha256::of(b"key")
+        )
+    };
+    let (at, other) = ("2027-01-01T00:00:00Z", NodeId([5; 16]).to_string());
+    let (current, mut bad) = (file(), vec!["no JSON".to_owned(), "{}".to_owned(), "{\"event\":7}".to_owned()]);
+    drop(registry);
+    bad.push(line("certificate_issued", &other, central.name.as_str(), at));
+    bad.push(line("certificate_issued", &central.id.to_string(), "da-nang", at));
+    bad.push(line("certificate_issued", &other, "da-nang", "soon"));
+    bad.push(line("certificate_issued", &other, "Not a name", at));
+    bad.push(line("renamed", &other, "da-nang", at));
+    bad.push(line("revoked", &central.id.to_string(), central.name.as_str(), at));
+    bad.push(line("founded_anew", &other, "da-nang", at));
+    let mut registry = restored(&overlay, &current, &bad);
+    assert_eq!(registry.restored(0, &[], 1000, NOW_MS).expect("read"), 0);
+    assert_eq!((nodes(&registry), registry.revoked()), (known, revoked));
+}

@@ -23,7 +23,7 @@ use super::office::Office;
 use crate::clock::Clock;
 use crate::link::dialer::Uplinks;
 use crate::link::pki::herald::Herald;
-use crate::link::pki::{Exchange, Taken};
+use crate::link::pki::{Exchange, GoesOn, Taken};
 
 const CA: [u8; 32] = [9; 32];
 
@@ -130,8 +130,23 @@ impl Exchange for Fake {
         !self.log.lock().expect("whole").is_empty()
     }
 
-    fn journal_since(&self, number: u64, _: &[u8; 32]) -> Vec<Bytes> {
-        self.log.lock().expect("whole").iter().skip(usize::try_from(number).expect("small")).cloned().collect()
+    fn journal_since(&self, number: u64, _: &[u8; 32]) -> GoesOn {
+        let log = self.log.lock().expect("whole");
+        if number > log.len() as u64 {
+            return GoesOn::Elsewhere(log.len() as u64, [0; 32]);
+        }
+        GoesOn::With(log[usize::try_from(number).expect("small")..].to_vec())
+    }
+
+    fn journal_lost(&self, _: NodeId, number: u64, _: &[u8; 32]) -> Vec<Bytes> {
+        self.kept.lock().expect("whole")[usize::try_from(number).expect("small")..].to_vec()
+    }
+
+    fn journal_back(&self, first: u64, lines: &[Bytes]) -> bool {
+        let mut log = self.log.lock().expect("whole");
+        assert_eq!(first, log.len() as u64 + 1, "lines follow each other");
+        log.extend_from_slice(lines);
+        !lines.is_empty()
     }
 
     fn journal_take(&self, _: NodeId, first: u64, lines: Vec<Bytes>) -> Option<(u64, [u8; 32])> {
@@ -353,6 +368,46 @@ async fn an_audit_log_is_copied_to_the_parent_alone() {
     assert!(kept(&branch, 0).is_empty());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_log_that_lost_its_end_gets_it_back_from_the_parent_and_goes_on() {
+    let mut branch = Branch::new().await;
+    let lines = |range: std::ops::Range<u32>| range.map(|n| Bytes::from(n.to_string())).collect::<Vec<_>>();
+    let log = |branch: &Branch| branch.places[2].fake.log.lock().expect("whole").clone();
+    let kept = |branch: &Branch| branch.places[1].fake.kept.lock().expect("whole").clone();
+    *branch.places[2].fake.log.lock().expect("whole") = lines(0..10);
+    *branch.places[1].fake.kept.lock().expect("whole") = lines(0..5_000);
+    branch.link();
+    until("all is back, in several frames", async || log(&branch) == lines(0..5_000)).await;
+    branch.places[2].fake.change(|fake| fake.log.lock().expect("whole").extend(lines(5_000..5_001)));
+    until("the next line", async || kept(&branch) == lines(0..5_001)).await;
+    // Set aside while the link is up: within ten minutes all of it is copied anew.
+    branch.places[1].fake.kept.lock().expect("whole").clear();
+    branch.places[2].herald.pull();
+    until("from the beginning", async || kept(&branch) == lines(0..5_001)).await;
+}
+
+/// A child is given its own log alone, and gives nobody lines of another's.
+#[tokio::test]
+async fn nobody_is_sent_the_log_of_another_node_or_made_to_take_it() {
+    let (mut scene, fake) = Scene::new(FEATURE_PKI).await;
+    *fake.kept.lock().expect("whole") = vec![Bytes::from_static(b"line")];
+    *fake.log.lock().expect("whole") = vec![Bytes::from_static(b"own")];
+    let mut pki = scene.raw.open(StreamKind::Pki).await;
+    let of = |node: NodeId| PkiFrame::JournalHave { node, number: 0, hash: [0; 32] };
+    pki.write_all(&of(NodeId([9; 16])).encode()).await.expect("written");
+    let own = fake.report().node;
+    // As if this child were the parent.
+    pki.write_all(&of(own).encode()).await.expect("written");
+    let back = PkiFrame::Journal { node: own, first: 2, lines: vec![Bytes::from_static(b"put in")] };
+    pki.write_all(&back.encode()).await.expect("written");
+    pki.write_all(&of(scene.node).encode()).await.expect("written");
+    let mut stream = scene.raw.accept(StreamKind::Pki).await;
+    assert!(matches!(frames(&mut stream).await, PkiFrame::Have(_)));
+    let line = vec![Bytes::from_static(b"line")];
+    assert_eq!(frames(&mut stream).await, PkiFrame::Journal { node: scene.node, first: 1, lines: line });
+    assert_eq!(fake.log.lock().expect("whole").len(), 1);
+}
+
 /// As between releases: the older one says no feature, gets no such stream, and the link serves as ever.
 #[tokio::test(start_paused = true)]
 async fn a_neighbour_that_knows_no_pki_stream_gets_none() {
@@ -375,6 +430,8 @@ async fn a_neighbour_that_knows_no_pki_stream_gets_none() {
 /// A station with a PKI, and a raw peer that has said hello.
 struct Scene {
     station: Station,
+    /// The peer.
+    node: NodeId,
     raw: Raw,
     up: Up,
 }
@@ -407,7 +464,7 @@ impl Scene {
         let mut raw = Raw::dial(&keys, &station).await;
         let up = station.link_up().await;
         raw.control.write_all(&hello(&keys, features)).await.expect("written");
-        (Self { station, raw, up }, fake)
+        (Self { station, node: keys.identity().id, raw, up }, fake)
     }
 
     async fn closed(self, reason: &str) {

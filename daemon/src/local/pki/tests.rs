@@ -13,7 +13,7 @@ use crate::local::tests::fake::Node;
 use crate::registrar::Registrar;
 
 /// Of a node named central that has just founded its overlay, in `dir`; with its CA or without.
-pub(in crate::local) fn door(dir: &Path, with_ca: bool) -> Arc<PkiDoor> {
+pub(crate) fn door(dir: &Path, with_ca: bool) -> Arc<PkiDoor> {
     let (pki, clock) = (dir.join("pki"), Clock::default());
     let (zone, name) = ("tram.internal".parse().expect("zone"), "central".parse().expect("name"));
     keystore::found(&pki, &zone, &name, clock.wall_ms()).expect("founded");
