@@ -134,19 +134,31 @@ fn roots_with(
     Ok(found)
 }
 
+/// What of roots that are trusted no more is still believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Past {
+    /// What they certified in their time.
+    Kept,
+    /// Nothing of the one that is dropped now: it was stolen.
+    ButThisOne,
+    /// Nothing of any.
+    Dropped,
+}
+
 /// The next list. A root that it leaves out becomes a past one, unless it was stolen: whoever has its key can sign
 /// anything with any date.
 fn list(
     bundle: &Bundle,
     roots: &[&Root],
     signers: &[&Root],
-    stolen: bool,
+    keep: Past,
     now_ms: u64,
 ) -> Result<Object, AuthorityError> {
     let certificates: Vec<CertificateDer<'static>> = roots.iter().map(|root| root.certificate().clone()).collect();
-    let left_out = bundle.roots().iter().filter(|root| !stolen && !certificates.contains(root));
+    let left_out = bundle.roots().iter().filter(|root| keep == Past::Kept && !certificates.contains(root));
     let past = left_out.map(|root| PastRoot { certificate: root.to_vec().into(), until_ms: now_ms });
-    let past = past.chain(bundle.past().iter().cloned()).take(limits::PAST_ROOTS).collect();
+    let past =
+        past.chain(bundle.past().iter().filter(|_| keep != Past::Dropped).cloned()).take(limits::PAST_ROOTS).collect();
     let version = bundle.version() + 1;
     let mut list = unsigned_list(bundle.zone(), version, &certificates, past, now_ms);
     signers.iter().try_for_each(|root| root.sign(&mut list))?;
@@ -199,7 +211,7 @@ fn both(
     by: &str,
     now_ms: u64,
 ) -> Result<(Vec<Object>, Bundle), RotateError> {
-    let mut objects = vec![list(bundle, &[first, second], &[first, second], false, now_ms)?];
+    let mut objects = vec![list(bundle, &[first, second], &[first, second], Past::Kept, now_ms)?];
     let changed = with(bundle, &objects, now_ms)?;
     let vouched = vouch(&changed, next, registry, by, now_ms)?;
     let changed = with(&changed, &vouched, now_ms)?;
@@ -299,7 +311,7 @@ pub fn finish(
     if !stragglers.is_empty() {
         return Err(RotateError::Stragglers(stragglers));
     }
-    drop_old(dir, bundle, registry, by, false, now_ms)
+    drop_old(dir, bundle, registry, by, Past::Kept, now_ms)
 }
 
 fn drop_old(
@@ -307,13 +319,13 @@ fn drop_old(
     bundle: &mut Bundle,
     registry: &mut Registry,
     by: &str,
-    stolen: bool,
+    keep: Past,
     now_ms: u64,
 ) -> Result<Vec<Object>, RotateError> {
     let (next, old) = (present(dir)?, other(dir, ROOT_KEY_OLD, ROOT_PEM)?);
     registry.note("root", "root_rotation_finished", by, now_ms)?;
     // Signed by the old one as well: a node that was away all the time still trusts only that.
-    let objects = vec![list(bundle, &[&next], &[&next, &old], stolen, now_ms)?];
+    let objects = vec![list(bundle, &[&next], &[&next, &old], keep, now_ms)?];
     let changed = with(bundle, &objects, now_ms)?;
     changed.save(dir)?;
     files::remove(&dir.join(ROOT_KEY_OLD))?;
@@ -324,7 +336,7 @@ fn drop_old(
 
 /// The whole exchange at once, because the old root's key was stolen: nobody is waited for, and nothing that only the old
 /// root vouches for is believed any more, whatever its date. Nodes that are linked take it within seconds; the others need
-/// it by hand, for whoever has the old key can sign lists as well.
+/// it by hand, for whoever has the old key can sign lists as well. With `and_past` the same goes for the past roots.
 ///
 /// # Errors
 /// [`RotateError`].
@@ -332,9 +344,11 @@ pub fn at_once(
     dir: &Path,
     bundle: &mut Bundle,
     registry: &mut Registry,
+    and_past: bool,
     by: &str,
     now_ms: u64,
 ) -> Result<Vec<Object>, RotateError> {
+    let keep = if and_past { Past::Dropped } else { Past::ButThisOne };
     let mut objects = Vec::new();
     if stage(dir) == Stage::None {
         objects.extend(begin(dir, bundle, registry, by, now_ms)?);
@@ -342,7 +356,7 @@ pub fn at_once(
     if stage(dir) == Stage::Begun {
         objects.extend(switch(dir, bundle, registry, by, now_ms)?);
     }
-    objects.extend(drop_old(dir, bundle, registry, by, true, now_ms)?);
+    objects.extend(drop_old(dir, bundle, registry, by, keep, now_ms)?);
     Ok(objects)
 }
 
@@ -665,7 +679,7 @@ mod tests {
         let dir = tree.central.dir().to_owned();
         let chain = NodeKeys::load(&dir).expect("loads").chain().to_vec();
         let (_, bundle, registry) = steps(&mut tree);
-        at_once(&dir, bundle, registry, "lan", NOW_MS).expect("exchanged");
+        at_once(&dir, bundle, registry, false, "lan", NOW_MS).expect("exchanged");
         assert_eq!(NodeKeys::load(&dir).expect("loads").chain(), chain);
     }
 
@@ -727,7 +741,7 @@ mod tests {
         let keys = tree.province("can-tho", NOW_MS).keys;
         let later = NOW_MS + LEAF_MS;
         let (dir, bundle, registry) = steps(&mut tree);
-        at_once(dir, bundle, registry, "lan", later).expect("exchanged");
+        at_once(dir, bundle, registry, false, "lan", later).expect("exchanged");
         assert_eq!(bundle.past(), []);
         let refused = |trust: &Trust| {
             let text = believe(trust, &keys, NOW_MS).expect_err("stolen").to_string();
@@ -736,6 +750,23 @@ mod tests {
         refused(&bundle.trust().expect("roots"));
         ten_years_later(&mut tree);
         refused(&load_trust(&tree.central.dir().join(ROOT_PEM)).expect("loads"));
+    }
+
+    #[test]
+    fn an_older_root_that_was_stolen_is_struck_from_the_past() {
+        for and_past in [false, true] {
+            let mut tree = Tree::new();
+            let keys = tree.province("can-tho", NOW_MS).keys;
+            let later = NOW_MS + LEAF_MS;
+            let (dir, bundle, registry) = steps(&mut tree);
+            begin(dir, bundle, registry, "lan", later).expect("begun");
+            switch(dir, bundle, registry, "lan", later).expect("switched");
+            finish(dir, bundle, registry, Vec::new(), "lan", later).expect("finished");
+            assert_eq!(bundle.past().len(), 1);
+            at_once(dir, bundle, registry, and_past, "lan", later + 1000).expect("exchanged");
+            assert_eq!(bundle.past().len(), usize::from(!and_past));
+            assert_eq!(believe(&bundle.trust().expect("roots"), &keys, NOW_MS).is_err(), and_past);
+        }
     }
 
     #[test]
@@ -758,7 +789,7 @@ mod tests {
         let mut tree = Tree::new();
         let old = tree.root.certificate().clone();
         let (dir, bundle, registry) = steps(&mut tree);
-        at_once(dir, bundle, registry, "lan", NOW_MS).expect("exchanged");
+        at_once(dir, bundle, registry, false, "lan", NOW_MS).expect("exchanged");
         assert!(!bundle.roots().contains(&old) && !dir.join(ROOT_KEY_OLD).exists());
         // Who was not linked takes the new root by hand, whatever has been signed with the old one.
         let mut alone = Bundle::new(vec![old]).expect("a root");

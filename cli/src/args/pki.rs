@@ -201,6 +201,9 @@ pub(crate) enum RotateRootCommand {
         /// The key was stolen: take all steps at once, waiting for nobody
         #[arg(long)]
         compromised: bool,
+        /// Keys of roots before this one may be known too: believe nothing that they vouched for, old receipts included
+        #[arg(long, requires = "compromised")]
+        and_past: bool,
         /// Do not ask
         #[arg(long, requires = "compromised")]
         yes: bool,

@@ -124,12 +124,12 @@ async fn rotate_root(place: &Place, command: RotateRootCommand, json: bool) -> R
     let rotate = async |step: &str, abandon: Vec<String>| admin.rotate(false, step, abandon).await;
     let now = match command {
         RotateRootCommand::Begin { compromised: false, .. } => rotate("begin", Vec::new()).await?,
-        RotateRootCommand::Begin { compromised: true, yes } => {
+        RotateRootCommand::Begin { compromised: true, and_past, yes } => {
             if !yes {
                 let question = "The old root is dropped at once. Nodes that are not linked now will trust nobody until they get the new root by hand.";
                 confirm(question, "compromised", "say --yes, or run this at a terminal")?;
             }
-            return at_once(&admin, json).await;
+            return at_once(&admin, if and_past { "at_once_and_past" } else { "at_once" }, json).await;
         }
         RotateRootCommand::Status => rotate("status", Vec::new()).await?,
         RotateRootCommand::Switch => rotate("switch", Vec::new()).await?,
@@ -149,8 +149,8 @@ async fn rotate_root(place: &Place, command: RotateRootCommand, json: bool) -> R
 }
 
 /// Those that are linked take the new root while this looks on; the others are named.
-async fn at_once(admin: &Admin, json: bool) -> Result<(), Failure> {
-    let mut now = admin.rotate(false, "at_once", Vec::new()).await?;
+async fn at_once(admin: &Admin, step: &str, json: bool) -> Result<(), Failure> {
+    let mut now = admin.rotate(false, step, Vec::new()).await?;
     for _ in 0..LOOKS {
         if now.root_stragglers.is_empty() {
             break;

@@ -53,8 +53,8 @@ impl Admin {
         Ok(())
     }
 
-    /// Takes a step (`status`, `begin`, `switch`, `finish`, `at_once`) of an exchange of the root or, with `authority`, of
-    /// this node's CA key; returns how it stands then.
+    /// Takes a step (`status`, `begin`, `switch`, `finish`, `at_once`, `at_once_and_past`) of an exchange of the root or,
+    /// with `authority`, of this node's CA key; returns how it stands then.
     ///
     /// # Errors
     /// [`Error`]; codes `no_authority`, `ca_locked`, `invalid`.

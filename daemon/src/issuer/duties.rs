@@ -656,7 +656,7 @@ impl Desk {
                 RootStep::Begin => rotate::begin(&self.pki, bundle, registry, by, now_ms),
                 RootStep::Switch => rotate::switch(&self.pki, bundle, registry, by, now_ms),
                 RootStep::Finish => rotate::finish(&self.pki, bundle, registry, stragglers, by, now_ms),
-                RootStep::AtOnce => rotate::at_once(&self.pki, bundle, registry, by, now_ms),
+                RootStep::AtOnce { and_past } => rotate::at_once(&self.pki, bundle, registry, and_past, by, now_ms),
             };
             let changed = done.is_ok();
             (done.map(|_| ()), changed)
@@ -703,6 +703,16 @@ impl Desk {
         Ok(count)
     }
 
+    /// Notes in the audit log whom an admin leaves behind in an exchange of keys.
+    ///
+    /// # Errors
+    /// [`IssuerError`].
+    pub fn leave_behind(&self, nodes: &[String], by: &str) -> Result<(), IssuerError> {
+        let now_ms = self.clock.wall_ms();
+        let mut inside = self.inside();
+        nodes.iter().try_for_each(|node| inside.registry.note(node, "left_behind", by, now_ms)).map_err(failed)
+    }
+
     /// The ids of this node's CAs that only make lists any more.
     #[must_use]
     pub fn old_cas(&self) -> Vec<Sha256> {
@@ -720,5 +730,8 @@ pub enum RootStep {
     /// Drop the old one.
     Finish,
     /// All of it, waiting for nobody.
-    AtOnce,
+    AtOnce {
+        /// Past roots are believed nothing any more either.
+        and_past: bool,
+    },
 }

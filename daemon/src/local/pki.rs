@@ -164,19 +164,23 @@ impl PkiDoor {
 
     pub(super) fn rotate(&self, order: &PkiRotateRequest, by: &str) -> Result<PkiRotation, IssuerError> {
         let desk = self.desk()?;
-        let stay = |stragglers: Vec<String>| -> Vec<String> {
+        let stay = |stragglers: Vec<String>| -> Result<Vec<String>, IssuerError> {
             let (left, stay): (Vec<_>, Vec<_>) = stragglers.into_iter().partition(|name| order.abandon.contains(name));
-            if !left.is_empty() {
+            if !left.is_empty() && stay.is_empty() {
                 warn!(by, nodes = left.join(" "), "left behind in an exchange of keys");
+                desk.leave_behind(&left, by)?;
             }
-            stay
+            Ok(stay)
         };
         match (order.authority, order.step.as_str()) {
             (_, "status") => {}
             (false, "begin") => desk.rotate_root(RootStep::Begin, Vec::new(), by)?,
             (false, "switch") => desk.rotate_root(RootStep::Switch, Vec::new(), by)?,
-            (false, "finish") => desk.rotate_root(RootStep::Finish, stay(self.root_stragglers()), by)?,
-            (false, "at_once") => desk.rotate_root(RootStep::AtOnce, Vec::new(), by)?,
+            (false, "finish") => desk.rotate_root(RootStep::Finish, stay(self.root_stragglers())?, by)?,
+            (false, "at_once" | "at_once_and_past") => {
+                let and_past = order.step == "at_once_and_past";
+                desk.rotate_root(RootStep::AtOnce { and_past }, Vec::new(), by)?;
+            }
             (true, "begin") => {
                 desk.rotate_ca(by)?;
                 // Has the certificate asked for at once, and then this node's own.
@@ -190,7 +194,7 @@ impl PkiDoor {
                 if now.old_cas == 0 {
                     return Err(invalid("no exchange of this CA's key is under way"));
                 }
-                desk.finish_ca(stay(self.ca_stragglers()), by)?;
+                desk.finish_ca(stay(self.ca_stragglers())?, by)?;
             }
             (_, step) => return Err(invalid(format!("{step:?} is no step of this exchange"))),
         }

@@ -12,12 +12,13 @@ use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 use tram_pki::authority::Scope;
-use tram_pki::clock::DAY_MS;
+use tram_pki::clock::{BACKDATE_MS, DAY_MS};
 use tram_pki::hash::Sha256;
 use tram_pki::keystore::{self, NodeKeys};
 use tram_pki::policy;
 use tram_pki::renew::{self, AnswerError, GRACE_MS};
 use tram_pki::rotate;
+use tram_proto::id::NodeId;
 use tram_proto::limits::CHAIN_CERTIFICATES;
 use tram_proto::name::NodeName;
 use tram_proto::pki::{Answer, Request};
@@ -36,6 +37,10 @@ const AGAIN_MAX: Duration = Duration::from_secs(3600);
 const AGAIN: Duration = Duration::from_secs(5);
 /// Looked at this often whatever happens: clocks jump, machines sleep.
 const LOOK: Duration = Duration::from_secs(600);
+
+/// When a CA has a new key, its nodes exchange their certificates within so long, each at its own time, so that not all
+/// of them ask and dial again at once.
+const SPREAD_MS: u64 = 60_000;
 
 /// What keeps this node's certificates alive.
 pub struct Renewal {
@@ -87,7 +92,8 @@ impl Renewal {
             changes.mark_unchanged();
             let ok = self.look(wanted, &mut said).await;
             wanted &= !ok;
-            let wait = if ok { LOOK } else { again };
+            let spread = self.other_ca().map(|at_ms| at_ms.saturating_sub(self.clock.wall_ms()));
+            let wait = if ok { spread.map_or(LOOK, |ms| LOOK.min(Duration::from_millis(ms))) } else { again };
             again = if ok { AGAIN } else { (again * 2).min(AGAIN_MAX) };
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
@@ -134,13 +140,24 @@ impl Renewal {
         if now_ms >= renew::due_ms(me) {
             return Some(Why::Due);
         }
-        let own = self.trust.roots().issuer_of(keys.chain())?.key;
-        // A bundle that has not got this node's own CA yet has not got the others either.
-        let other = self.shelf.with(|bundle| {
-            let known = bundle.authorities().any(|known| known.ca.key == own);
-            known && bundle.closest(&me.name, now_ms).is_some_and(|ca| ca.key != own)
-        });
-        other.then_some(Why::OtherCa)
+        self.other_ca().filter(|at_ms| now_ms >= *at_ms).map(|_| Why::OtherCa)
+    }
+
+    /// When this node's certificate is to be exchanged because another CA certifies its name, Unix milliseconds.
+    fn other_ca(&self) -> Option<u64> {
+        let (keys, now_ms) = (self.trust.keys(), self.clock.wall_ms());
+        let me = keys.identity();
+        if self.tried.borrow().renamed.is_some() {
+            return None;
+        }
+        let own = self.trust.roots().issuer_of(keys.chain())?;
+        self.shelf.with(|bundle| {
+            // A bundle that has not got this node's own CA yet has not got the others either.
+            let known = bundle.authorities().any(|known| known.ca.key == own.key);
+            let other = bundle.closest(&me.name, now_ms).filter(|ca| known && ca.key != own.key)?;
+            let made_ms = other.not_before_ms.saturating_add(BACKDATE_MS);
+            Some(if other.scope == own.scope { made_ms.saturating_add(share_ms(&me.id)) } else { 0 })
+        })
     }
 
     fn tell(&self, problem: &str, said: &mut bool) {
@@ -291,6 +308,11 @@ impl Renewal {
             Err(_) => false,
         }
     }
+}
+
+/// A node's own time within [`SPREAD_MS`].
+fn share_ms(node: &NodeId) -> u64 {
+    Sha256::of(&node.0).0.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte)) % SPREAD_MS
 }
 
 /// What there is to do about a certificate that has ended.

@@ -117,6 +117,9 @@ async fn keys_are_exchanged_and_those_who_stay_behind_are_named() {
     refused(admin.rotate(false, "finish", vec!["an-giang".to_owned()]).await, "invalid", "can-tho");
     let now = admin.rotate(false, "finish", vec!["can-tho".to_owned()]).await.expect("finished");
     assert_eq!(now.root, "none");
+    let log = std::fs::read_to_string(door.pki.join(tram_pki::registry::AUDIT_LOG)).expect("readable");
+    let left: Vec<&str> = log.lines().filter(|line| line.contains("left_behind")).collect();
+    assert!(left.len() == 1 && left[0].contains("can-tho"), "{left:?}");
 
     let now = admin.rotate(true, "begin", Vec::new()).await.expect("begun");
     assert!(now.ca_waits && *door.renew_now.borrow() == 1, "it is asked for at once");
