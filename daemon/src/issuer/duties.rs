@@ -115,8 +115,9 @@ impl Desk {
         let Key::Open(authority) = &inside.key else { return self.shelf.save().map_err(|why| why.to_string()) };
         for certificate in authority.certificates() {
             match self.shelf.put(&authority_object(certificate)) {
-                // It is replaced by its successor when that is taken up.
-                Ok(_) | Err(ObjectError::Expired) => {}
+                // It is replaced by its successor when that is taken up. One under a root that was dropped is shown on, to
+                // neighbours that have missed the exchange.
+                Ok(_) | Err(ObjectError::Expired | ObjectError::Unsigned(_)) => {}
                 Err(why) => return Err(why.to_string()),
             }
         }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use tram_tests::overlay::Overlay;
+use tram_tests::overlay::{Overlay, SOON, until};
 
 use super::{HERE, PROGRAM};
 
@@ -123,6 +123,56 @@ fn row_24_a_restored_node_comes_back_and_its_ca_waits_until_the_loss_is_accepted
     let _ = overlay.tram("C", &["pki", "restore", "--accept-loss"]).ok();
     let _ = overlay.tram("C", &token).ok();
     assert_eq!(problems(&overlay, "C"), "[]");
+}
+
+#[test]
+fn a_restored_province_learns_from_its_parent_whom_it_has_admitted_and_revoked() {
+    let mut overlay = super::pki::with_province();
+    let word = secret(&overlay, "word", WORD);
+    let file = overlay.path("can-tho.backup");
+    let file = file.to_str().expect("UTF-8");
+    let _ = overlay.tram("CT", &["pki", "backup", file, "--passphrase-file", &word]).ok();
+    super::pki::district(&mut overlay, "NK", "ninh-kieu.can-tho");
+    super::pki::district(&mut overlay, "CR", "cai-rang.can-tho");
+    let _ = overlay.tram("CT", &["pki", "revoke", "cai-rang.can-tho", "--reason", "key-compromise", "--yes"]).ok();
+    let nodes = |overlay: &Overlay| -> Vec<(String, String, bool)> {
+        let listed = overlay.tram("CT", &["pki", "list", "--json"]).json();
+        let of = |node: &serde_json::Value, key: &str| node[key].as_str().expect("a text").to_owned();
+        let nodes = listed["nodes"].as_array().expect("a list").iter().filter(|node| node["registered"] == true);
+        nodes.map(|node| (of(node, "name"), of(node, "id"), node["revoked"] == true)).collect()
+    };
+    let before = nodes(&overlay);
+    assert_eq!(before.len(), 2, "{before:?}");
+    let (own, copies) = (overlay.path("CT/pki/audit.log"), overlay.path("C/pki/audit-copies"));
+    let id = overlay.tram("CT", &["status", "--json"]).json()["node_id"].as_str().expect("an id").to_owned();
+    let (log, copy) = (|| fs::read(&own).expect("readable"), copies.join(format!("{id}.log")));
+    until("the parent has all of it", SOON, || (log() == fs::read(&copy).expect("kept")).then_some(()));
+
+    overlay.kill("CT");
+    fs::remove_dir_all(overlay.path("CT")).expect("the disk is gone");
+    let _ = overlay.tram("CT", &["pki", "restore", file, "--passphrase-file", &word]).ok();
+    let lost = log().len();
+    assert!(lost < fs::read(&copy).expect("kept").len(), "there is something to bring back");
+    overlay.run("CT");
+    overlay.await_log("CT", &["the CA goes on after its restore"]);
+    assert_eq!(nodes(&overlay), before);
+    let _ = overlay.tram("CT", &["pki", "audit", "verify"]).ok();
+    until("the copy goes on with the log", SOON, || (log() == fs::read(&copy).expect("kept")).then_some(()));
+    assert!(!overlay.log("CT").contains("goes on differently"));
+
+    // With --accept-loss it goes on by itself, and the parent's copy is another log until it is set aside.
+    overlay.kill("CT");
+    fs::remove_dir_all(overlay.path("CT")).expect("the disk is gone");
+    let _ = overlay.tram("CT", &["pki", "restore", file, "--passphrase-file", &word, "--accept-loss"]).ok();
+    overlay.run("CT");
+    overlay.await_log("C", &["is another than the copy here", "tram pki audit set-aside"]);
+    overlay.tram("C", &["pki", "audit", "set-aside", "no-such"]).fails(1, &["no-such"]);
+    overlay.tram("C", &["pki", "audit", "set-aside", "central"]).fails(1, &["there is no copy"]);
+    let said = overlay.tram("C", &["pki", "audit", "set-aside", "can-tho"]).ok();
+    assert!(said.contains(".until-"), "{said}");
+    overlay.kill("CT");
+    overlay.run("CT");
+    until("a new copy", SOON, || fs::read(&copy).is_ok_and(|copy| copy == log()).then_some(()));
 }
 
 #[test]

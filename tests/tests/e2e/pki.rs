@@ -1,16 +1,17 @@
 //! The life of certificates in an overlay of real daemons: delegated, renewed, expired, revoked, exchanged.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use tram_tests::overlay::{Overlay, SOON, free_port, until};
+use tram_tests::overlay::{Overlay, Ran, SOON, free_port, until};
 
 use super::{HERE, PROGRAM};
 
 const DAY_MS: i64 = 24 * 3_600_000;
 
 /// Central, and can-tho with a join address and so with a CA of its own.
-fn with_province() -> Overlay {
+pub(super) fn with_province() -> Overlay {
     let mut overlay = Overlay::central(PROGRAM, HERE);
     let token = overlay.token("can-tho", "province", None, &[]);
     let (listen, join) = (overlay.listen("CT"), format!("{HERE}:{}", free_port(HERE)));
@@ -24,7 +25,7 @@ fn with_province() -> Overlay {
 }
 
 /// A district, enrolled at its province's own join address.
-fn district(overlay: &mut Overlay, node: &str, name: &str) {
+pub(super) fn district(overlay: &mut Overlay, node: &str, name: &str) {
     let made = until("can-tho makes tokens", SOON, || {
         let made = overlay.tram("CT", &["token", "new", name, "--role", "district"]);
         (made.code == 0).then(|| made.ok())
@@ -210,4 +211,65 @@ fn a_root_is_exchanged_under_traffic_and_a_node_that_was_off_comes_back() {
     let _ = overlay.join_with("CM", &token, None).ok();
     overlay.run("CM");
     overlay.await_link("CM", "central");
+}
+
+/// A message's export, verified from files alone: exit code and what is said.
+fn verified(overlay: &Overlay, file: &Path, at: &str) -> Ran {
+    let root = overlay.path(at).join("pki/root.pem");
+    assert!(root.with_file_name("bundle.bin").exists());
+    let words = ["receipt", "verify", file.to_str().expect("UTF-8"), "--trust", root.to_str().expect("UTF-8")];
+    overlay.tram("nobody", &words)
+}
+
+#[test]
+fn receipts_from_before_an_exchange_of_roots_verify_after_it_but_for_a_stolen_key() {
+    let mut overlay = with_province();
+    district(&mut overlay, "NK", "ninh-kieu.can-tho");
+    let document = overlay.write("a.txt", b"a document");
+    let export = |overlay: &Overlay, from: &str, to: &str| {
+        let sent = overlay.send(from, to, &document, &["--wait", "arrived", "--timeout", "30s", "--json"]).json();
+        let file = overlay.path(&format!("{from}.receipt"));
+        let id = sent["id"].as_str().expect("an id");
+        let _ = overlay.tram(from, &["receipt", "export", id, "--out", file.to_str().expect("UTF-8")]).ok();
+        file
+    };
+    overlay.await_known("C", "ninh-kieu.can-tho");
+    let (of_district, of_central) = (export(&overlay, "NK", "vanban@central"), export(&overlay, "C", "vanban@can-tho"));
+    let all = |code: i32| {
+        for at in ["C", "CT", "NK"] {
+            let said = verified(&overlay, &of_central, at).ok();
+            assert!(said.contains("valid") && !said.contains("revoked"), "{said}");
+            let ran = verified(&overlay, &of_district, at);
+            assert_eq!(ran.code, code, "with the files of {at}: {ran:?}");
+        }
+    };
+    all(0);
+    let roots = |node: &str| {
+        let pem = std::fs::read_to_string(overlay.path(node).join("pki/root.pem")).expect("a root");
+        pem.split_inclusive("-----END CERTIFICATE-----")
+            .map(|one| one.trim().to_owned())
+            .filter(|one| !one.is_empty())
+            .collect::<Vec<_>>()
+    };
+    let old = roots("NK");
+    for step in ["begin", "switch", "finish"] {
+        until(&format!("{step} is possible"), SOON, || {
+            (overlay.tram("C", &["pki", "rotate", "root", step]).code == 0).then_some(())
+        });
+    }
+    until("all trust the new root alone", SOON, || {
+        let done = |node: &&str| roots(node).len() == 1 && roots(node) != old;
+        ["C", "CT", "NK"].iter().all(done).then_some(())
+    });
+    all(0);
+    let words = ["pki", "revoke", "ninh-kieu.can-tho", "--reason", "key-compromise", "--yes"];
+    let _ = overlay.tram("CT", &words).ok();
+    for at in ["C", "CT"] {
+        until(&format!("{at} has the list on its disk"), SOON, || {
+            (verified(&overlay, &of_district, at).code == 1).then_some(())
+        });
+        verified(&overlay, &of_district, at).fails(1, &["the key of ninh-kieu.can-tho was reported stolen at"]);
+        let said = verified(&overlay, &of_central, at).ok();
+        assert!(said.contains("valid") && !said.contains("revoked"), "{said}");
+    }
 }

@@ -120,6 +120,10 @@ async fn keys_are_exchanged_and_those_who_stay_behind_are_named() {
     let log = std::fs::read_to_string(door.pki.join(tram_pki::registry::AUDIT_LOG)).expect("readable");
     let left: Vec<&str> = log.lines().filter(|line| line.contains("left_behind")).collect();
     assert!(left.len() == 1 && left[0].contains("can-tho"), "{left:?}");
+    // Its CA is still shown under the old root too, and makes its lists all the same.
+    assert_eq!(admin.revoke("can-tho", "retired", false).await.expect("revoked").len(), 1);
+    let list = admin.pki().await.expect("answers").certificates.into_iter().find(|one| one.entries > 0);
+    assert!(list.is_some_and(|one| one.kind == "crl" && one.entries == 1), "on the list");
 
     let now = admin.rotate(true, "begin", Vec::new()).await.expect("begun");
     assert!(now.ca_waits && *door.renew_now.borrow() == 1, "it is asked for at once");
