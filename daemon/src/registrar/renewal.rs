@@ -327,3 +327,18 @@ pub fn after_expiry(name: &str, not_after_ms: u64, now_ms: u64, holder: &str) ->
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_exchange_their_certificates_each_at_its_own_time() {
+        let shares: Vec<u64> = (0..=255).map(|number| share_ms(&NodeId([number; 16]))).collect();
+        assert_eq!(share_ms(&NodeId([7; 16])), shares[7], "the same at every look");
+        assert!(shares.iter().all(|share| *share < SPREAD_MS));
+        let mut of_second = [0; 60];
+        shares.iter().for_each(|share| of_second[usize::try_from(share / 1000).expect("small")] += 1);
+        assert!(of_second.iter().all(|count| *count < 20), "{of_second:?}");
+    }
+}

@@ -332,3 +332,19 @@ fn a_machine_that_reaches_only_its_parent_joins_through_it() {
     overlay.run("AC");
     overlay.await_link("AC", "ninh-kieu.can-tho");
 }
+
+/// What goes to the daemon in one call is about a mebibyte.
+#[test]
+fn a_bundle_of_more_than_one_call_is_installed_whole() {
+    let overlay = central_with(&[("CT", "can-tho")]);
+    let file = overlay.path("bundle");
+    let file = file.to_str().expect("UTF-8");
+    let _ = overlay.tram("C", &["pki", "bundle", "export", file]).ok();
+    let one = overlay.tram("C", &["pki", "install", file, "--json"]).json()["known"].as_u64().expect("a count");
+    let bytes = std::fs::read(file).expect("exported");
+    let times = 4 * 1024 * 1024 / bytes.len() + 1;
+    let long = overlay.write("long", &bytes.repeat(times));
+    let installed = overlay.tram("C", &["pki", "install", long.to_str().expect("UTF-8"), "--json"]).json();
+    let known = one * times as u64;
+    assert!(one > 2 && installed == serde_json::json!({ "taken": 0, "known": known, "refused": [] }), "{installed}");
+}
