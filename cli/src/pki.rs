@@ -4,6 +4,7 @@
 //! daemon that writes the audit log.
 
 mod ask;
+mod cross;
 mod nodes;
 mod offline;
 mod overlay;

@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use tram_pki::enrol::{JoinError, Joined, Joining, offline};
 use tram_pki::token::Token;
 use tram_proto::limits;
-use tram_proto::name::{NodeName, Zone};
+use tram_proto::name::{NodeName, Role, Zone};
 use tram_proto::offline::FileAnswer;
 
 use crate::clock::Clock;
@@ -62,6 +62,10 @@ enum Command {
         /// The first node's name, such as central
         #[arg(long)]
         name: NodeName,
+        /// central, or province for a province that begins alone: its node has the province's name, all others have names
+        /// below it, and it can come under another overlay's root later
+        #[arg(long, default_value = "central", value_parser = first_role)]
+        role: Role,
         #[command(flatten)]
         addresses: Addresses,
     },
@@ -134,7 +138,7 @@ fn perform(arguments: Arguments) -> Result<i32, Failure> {
     let paths = Paths::new(arguments.dir.as_deref());
     let clock = Clock::default();
     match arguments.command {
-        Command::Init { zone, name, addresses } => init(&paths, &zone, &name, &addresses, clock),
+        Command::Init { zone, name, role, addresses } => init(&paths, &zone, (&name, role), &addresses, clock),
         Command::Join { answer: Some(answer), root_fingerprint, addresses, .. } => {
             join_by_file(&paths, &answer, root_fingerprint.as_deref(), &addresses, clock)
         }
@@ -148,13 +152,31 @@ fn perform(arguments: Arguments) -> Result<i32, Failure> {
     }
 }
 
-fn init(paths: &Paths, zone: &Zone, name: &NodeName, addresses: &Addresses, clock: Clock) -> Result<i32, Failure> {
-    let keys = setup::init(paths, zone, name, addresses, clock).map_err(setup_failure)?;
+/// What the first node of an overlay can be.
+fn first_role(text: &str) -> Result<Role, String> {
+    let role = text.parse()?;
+    let first = matches!(role, Role::Central | Role::Province);
+    first.then_some(role).ok_or_else(|| "the first node of an overlay is central or a province".to_owned())
+}
+
+fn init(
+    paths: &Paths,
+    zone: &Zone,
+    first: (&NodeName, Role),
+    addresses: &Addresses,
+    clock: Clock,
+) -> Result<i32, Failure> {
+    let keys = setup::init(paths, zone, first, addresses, clock).map_err(setup_failure)?;
+    let admits = if first.1 == Role::Province {
+        format!("NAME.{} --role district", first.0)
+    } else {
+        "NAME --role province".to_owned()
+    };
     eprintln!("node {} of zone {zone} is ready: {}", keys.identity().name, keys.identity().id);
     eprintln!("  root certificate 20 years, issuing CA 5 years, node certificates 90 days");
     eprintln!("  keep {} safe: it holds the root key", paths.pki.display());
     eprintln!("start it: tramd{} run", paths.option);
-    eprintln!("then admit a node: tram{} token new NAME --role province > token", paths.option);
+    eprintln!("then admit a node: tram{} token new {admits} > token", paths.option);
     Ok(exit::OK)
 }
 

@@ -174,9 +174,9 @@ impl Desk {
         let tokens = registry.tokens().filter(|t| t.is_live(now_ms)).map(|t| (t.name.clone(), t.node));
         let known: Vec<_> = tokens.chain(registry.nodes().map(|n| (n.name.clone(), n.id))).collect();
         let aliases = aliases.into_iter().filter(|a| a.until_ms > now_ms).map(|a| (a.old, a.node));
-        let apex = |scope| match scope {
-            Scope::Below(apex) if apex != self.name => registry.node(&apex).map(|node| (apex.clone(), node.id)),
-            _ => None,
+        let apex = |scope: Scope| {
+            let apex = scope.apex().filter(|apex| **apex != self.name)?;
+            registry.node(apex).map(|node| (apex.clone(), node.id))
         };
         let elsewhere = scopes.into_iter().filter_map(apex).collect();
         Names { known: known.into_iter().chain(aliases).collect(), below, elsewhere }
@@ -453,6 +453,7 @@ fn issuer_error(error: RegistryError) -> IssuerError {
         | RegistryError::Addresses
         | RegistryError::Unknown(_)
         | RegistryError::Own(_)
+        | RegistryError::Elsewhere(_)
         | RegistryError::NewName { .. } => IssuerError::Invalid(error.to_string()),
         other => IssuerError::Failed(other.to_string()),
     }

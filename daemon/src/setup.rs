@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use tram_pki::enrol::Joined;
 use tram_pki::keystore::{self, NodeKeys};
 use tram_proto::join::{HostPort, Uplink};
-use tram_proto::name::{NodeName, Zone};
+use tram_proto::name::{NodeName, Role, Zone};
 
 use crate::clock::Clock;
 use crate::config::Config;
@@ -74,19 +74,20 @@ pub enum SetupError {
     Key(#[from] keystore::KeyError),
 }
 
-/// Makes a new overlay with its first node.
+/// Makes a new overlay with its first node, which is central or a province that begins alone.
 ///
 /// # Errors
 /// [`SetupError`]; what exists is left as it is.
 pub fn init(
     paths: &Paths,
     zone: &Zone,
-    name: &NodeName,
+    (name, role): (&NodeName, Role),
     addresses: &Addresses,
     clock: Clock,
 ) -> Result<NodeKeys, SetupError> {
     prepare(paths)?;
-    let keys = keystore::found(&paths.pki, zone, name, clock.wall_ms())?;
+    let found = if role == Role::Province { keystore::found_province } else { keystore::found };
+    let keys = found(&paths.pki, zone, name, clock.wall_ms())?;
     write_config(paths, &config_text(name, addresses, None))?;
     Ok(keys)
 }
@@ -269,13 +270,13 @@ mod tests {
         let paths = Paths::new(Some(&dir.path().join("C")));
         let (zone, name) = ("tram.internal".parse().expect("zone"), "central".parse().expect("name"));
         let addresses = Addresses { listen: "127.0.0.1:7443".parse().ok(), ..Addresses::default() };
-        let keys = init(&paths, &zone, &name, &addresses, Clock::default()).expect("made");
+        let keys = init(&paths, &zone, (&name, Role::Central), &addresses, Clock::default()).expect("made");
         assert_eq!(keys.identity().name, name);
         let config = Config::load(&paths).expect("valid");
         assert_eq!(config.listen.overlay, addresses.listen);
         let mode = |path: &Path| std::fs::metadata(path).expect("exists").permissions().mode() & 0o777;
         assert_eq!((mode(&paths.run), mode(&paths.pki), mode(&paths.spool)), (0o711, 0o700, 0o700));
-        let again = init(&paths, &zone, &name, &addresses, Clock::default()).expect_err("exists");
+        let again = init(&paths, &zone, (&name, Role::Central), &addresses, Clock::default()).expect_err("exists");
         assert!(again.to_string().contains("set up already"), "{again}");
     }
 }

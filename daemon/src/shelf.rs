@@ -98,6 +98,7 @@ impl Shelf {
             match object.item.key {
                 ObjectKey::Roots => info!(version = object.item.version, "a new list of roots is in force"),
                 ObjectKey::Authority(_) => info!("the certificate of a CA has come"),
+                ObjectKey::Handover(_) => info!("a province that began alone is under one root with all others"),
                 ObjectKey::Crl(_) | ObjectKey::Notice(_) => {}
             }
         }

@@ -112,6 +112,8 @@ pub enum Scope {
     Overlay,
     /// Those below a province's name; not its own.
     Below(NodeName),
+    /// A province's name and those below it: it began alone, with a root of its own.
+    From(NodeName),
 }
 
 impl Scope {
@@ -120,19 +122,24 @@ impl Scope {
     pub fn covers(&self, name: &NodeName) -> bool {
         match self {
             Self::Overlay => true,
-            Self::Below(apex) => {
-                name.as_str().strip_suffix(apex.as_str()).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'))
-            }
+            Self::Below(apex) => is_below(name, apex),
+            Self::From(apex) => name == apex || is_below(name, apex),
+        }
+    }
+
+    /// The province whose names they are; `None`: the overlay's.
+    #[must_use]
+    pub const fn apex(&self) -> Option<&NodeName> {
+        match self {
+            Self::Overlay => None,
+            Self::Below(apex) | Self::From(apex) => Some(apex),
         }
     }
 
     /// Whether it is closer to the names it covers than `other` is: the closest CA of a name certifies it.
     #[must_use]
     pub fn is_closer_than(&self, other: &Self) -> bool {
-        let length = |scope: &Self| match scope {
-            Self::Overlay => 0,
-            Self::Below(apex) => apex.as_str().len(),
-        };
+        let length = |scope: &Self| scope.apex().map_or(0, |apex| apex.as_str().len());
         length(self) > length(other)
     }
 
@@ -141,6 +148,7 @@ impl Scope {
         match self {
             Self::Overlay => format!(".{zone}"),
             Self::Below(apex) => format!(".{}", apex.in_zone(zone)),
+            Self::From(apex) => apex.in_zone(zone),
         }
     }
 }
@@ -149,9 +157,13 @@ impl fmt::Display for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Overlay => f.write_str("the overlay"),
-            Self::Below(apex) => write!(f, "{apex}"),
+            Self::Below(apex) | Self::From(apex) => write!(f, "{apex}"),
         }
     }
+}
+
+fn is_below(name: &NodeName, apex: &NodeName) -> bool {
+    name.as_str().strip_suffix(apex.as_str()).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'))
 }
 
 /// Who a certificate is for. Always from the registry, never from the request.
@@ -193,12 +205,12 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// Makes the root and the first issuing CA of a new overlay and writes them to `dir`. Existing keys are never
-    /// overwritten.
+    /// Makes the root and the first issuing CA of a new overlay, for these names, and writes them to `dir`. Existing keys
+    /// are never overwritten.
     ///
     /// # Errors
     /// [`AuthorityError`] when something is there already or cannot be written.
-    pub fn create(dir: &Path, zone: &Zone, now_ms: u64) -> Result<Self, AuthorityError> {
+    pub fn create(dir: &Path, zone: &Zone, scope: &Scope, now_ms: u64) -> Result<Self, AuthorityError> {
         let paths = [CA_KEY, CA_PEM, ROOT_PEM].map(|name| dir.join(name));
         files::make_dir(dir)?;
         [ROOT_KEY, CA_KEY, CA_PEM, ROOT_PEM]
@@ -209,7 +221,7 @@ impl Authority {
         root::write_key(dir, &root_key)?;
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed("CA key"))?;
         let leaf_key = LeafKey::of(&key).map_err(|_| KeyError::Random)?;
-        let certificate = root.certify(&leaf_key, &Scope::Overlay, now_ms)?;
+        let certificate = root.certify(&leaf_key, scope, now_ms)?;
         // The trust anchor comes last: where it stands, the rest is complete.
         let [ca_key_path, ca_path, root_path] = &paths;
         keystore::write_key(ca_key_path, &key)?;
@@ -531,8 +543,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("temporary directory");
         let zone: Zone = "tram.internal".parse().expect("zone");
         let pki = dir.path().join("pki");
-        let first = Authority::create(&pki, &zone, NOW_MS).expect("made");
-        let error = Authority::create(&pki, &zone, NOW_MS).expect_err("there already").to_string();
+        let first = Authority::create(&pki, &zone, &Scope::Overlay, NOW_MS).expect("made");
+        let error = Authority::create(&pki, &zone, &Scope::Overlay, NOW_MS).expect_err("there already").to_string();
         assert!(error.contains("root.key") && error.contains("exists already"), "{error}");
         assert_eq!(Authority::open(&pki).expect("opens").root(), first.root());
     }

@@ -15,8 +15,8 @@ use tram_proto::frame::{LENGTH_BYTES, frame_length};
 use tram_proto::limits;
 use tram_proto::name::{NodeName, Zone};
 use tram_proto::pki::{
-    Item, NOTICE_PURPOSE, Notice, Object, ObjectKey, PastRoot, PkiFrame, ROOTS_PURPOSE, Roots, SignedNotice,
-    SignedRoots,
+    HANDOVER_PURPOSE, Handover, Item, NOTICE_PURPOSE, Notice, Object, ObjectKey, PastRoot, PkiFrame, ROOTS_PURPOSE,
+    Roots, SignedHandover, SignedNotice, SignedRoots,
 };
 
 use crate::authority::Scope;
@@ -65,6 +65,9 @@ pub enum ObjectError {
     /// There are too many.
     #[error("{0} CA certificates are kept at most")]
     TooMany(usize),
+    /// There are too many of those.
+    #[error("{} handovers are kept at most", limits::HANDOVERS)]
+    TooManyHandovers,
     /// It has expired.
     #[error("it expired long ago")]
     Expired,
@@ -82,7 +85,7 @@ pub struct Known {
     /// SHA-256 of the public key of the root that signed it.
     pub root: Sha256,
     pub(crate) subject: Vec<u8>,
-    spki: Vec<u8>,
+    pub(crate) spki: Vec<u8>,
 }
 
 impl Known {
@@ -123,6 +126,7 @@ pub struct Bundle {
     authorities: BTreeMap<[u8; 32], Known>,
     crls: BTreeMap<[u8; 32], Crl>,
     notices: BTreeMap<[u8; 32], (Notice, Bytes)>,
+    handovers: BTreeMap<[u8; 32], (Handover, Bytes)>,
 }
 
 impl Bundle {
@@ -133,7 +137,8 @@ impl Bundle {
     pub fn new(roots: Vec<CertificateDer<'static>>) -> Result<Self, TrustError> {
         let zone = Trust::new(roots.clone())?.zone().clone();
         let (authorities, crls, notices) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Ok(Self { zone, roots, past: Vec::new(), version: 0, list: None, authorities, crls, notices })
+        let (past, handovers) = (Vec::new(), BTreeMap::new());
+        Ok(Self { zone, roots, past, version: 0, list: None, authorities, crls, notices, handovers })
     }
 
     /// Reads `root.pem` and `bundle.bin` in `dir`. An object that cannot be taken any more is left out and named in the
@@ -233,6 +238,11 @@ impl Bundle {
         self.notices.values().map(|(notice, _)| notice)
     }
 
+    /// The provinces that began alone and are under these roots now.
+    pub fn handovers(&self) -> impl Iterator<Item = &Handover> {
+        self.handovers.values().map(|(handover, _)| handover)
+    }
+
     /// The certificates of a CA key, the newest root's first: what goes after a leaf.
     #[must_use]
     pub fn certificates_of(&self, key: &Sha256) -> Vec<CertificateDer<'static>> {
@@ -279,7 +289,9 @@ impl Bundle {
         let authorities = self.authorities.keys().map(|id| Item { key: ObjectKey::Authority(*id), version: 1 });
         let crls = self.crls.iter().map(|(id, crl)| Item { key: ObjectKey::Crl(*id), version: crl.number });
         let notices = self.notices.iter().map(|(id, (n, _))| Item { key: ObjectKey::Notice(*id), version: n.version });
-        roots.chain(authorities).chain(crls).chain(notices).collect()
+        let handovers =
+            self.handovers.iter().map(|(id, (h, _))| Item { key: ObjectKey::Handover(*id), version: h.at_ms });
+        roots.chain(handovers).chain(authorities).chain(crls).chain(notices).collect()
     }
 
     /// One object, as it stands.
@@ -290,6 +302,7 @@ impl Bundle {
             ObjectKey::Authority(id) => (1, self.authorities.get(&id)?.der.to_vec().into()),
             ObjectKey::Crl(id) => self.crls.get(&id).map(|crl| (crl.number, crl.der.clone().into()))?,
             ObjectKey::Notice(id) => self.notices.get(&id).map(|(n, bytes)| (n.version, bytes.clone()))?,
+            ObjectKey::Handover(id) => self.handovers.get(&id).map(|(h, bytes)| (h.at_ms, bytes.clone()))?,
         };
         Some(Object { item: Item { key, version }, content })
     }
@@ -304,6 +317,7 @@ impl Bundle {
             ObjectKey::Authority(id) => self.take_authority(id, object, now_ms),
             ObjectKey::Crl(id) => self.take_crl(id, object, now_ms),
             ObjectKey::Notice(id) => self.take_notice(id, object),
+            ObjectKey::Handover(id) => self.take_handover(id, object),
         }
     }
 
@@ -314,6 +328,7 @@ impl Bundle {
             ObjectKey::Authority(id) => self.take_authority(id, object, 0),
             ObjectKey::Crl(id) => self.take_crl(id, object, u64::MAX),
             ObjectKey::Notice(id) => self.take_notice(id, object),
+            ObjectKey::Handover(id) => self.take_handover(id, object),
         }
     }
 
@@ -363,6 +378,59 @@ impl Bundle {
         let of_root = |id: &[u8; 32]| roots.iter().any(|r| spki_of(r).is_some_and(|spki| Sha256::of(&spki).0 == *id));
         self.crls.retain(|id, _| ids.contains(id) || of_root(id));
         self.notices.retain(|id, _| ids.contains(id));
+        // Whoever missed it may have missed an exchange of the new root as well.
+        let past: Vec<CertificateDer<'_>> = self.past.iter().map(|past| past.certificate.as_ref().into()).collect();
+        let is_known = |new: &Bytes| roots.iter().chain(&past).any(|root| root.as_ref() == new.as_ref());
+        self.handovers.retain(|_, (handover, _)| is_known(&handover.new));
+    }
+
+    /// A node that trusts the root of a province that began alone trusts the new one instead; one that trusts the new one
+    /// keeps the handover for the others.
+    fn take_handover(&mut self, id: [u8; 32], object: &Object) -> Result<bool, ObjectError> {
+        let signed = SignedHandover::decode(object.content.clone())?;
+        let handover = Handover::decode(signed.body.clone())?;
+        let [old, new] = [&handover.old, &handover.new].map(|der| CertificateDer::from(der.to_vec()));
+        let spki = |root| spki_of(root).unwrap_or_default();
+        if handover.at_ms != object.item.version || handover.at_ms == 0 || Sha256::of(&spki(&old)).0 != id {
+            return Err(ObjectError::Misnamed);
+        }
+        let held = self.handovers.get(&id);
+        if !is_newer(handover.at_ms, held.map_or(0, |(held, _)| held.at_ms), || {
+            held.is_some_and(|(_, bytes)| *bytes == object.content)
+        })? {
+            return Ok(false);
+        }
+        let zone = Trust::new(vec![old.clone(), new.clone()])?.zone().clone();
+        if zone != self.zone || handover.zone != self.zone {
+            return Err(TrustError::Zones(self.zone.clone(), zone).into());
+        }
+        let follows = self.roots.contains(&old);
+        if !follows && !self.roots.contains(&new) && !self.past.iter().any(|past| past.certificate == handover.new) {
+            return Err(ObjectError::Unsigned("neither root of this handover is trusted here"));
+        }
+        let message = [HANDOVER_PURPOSE, &signed.body].concat();
+        if !signed_by(&spki(&old), &message, &signed.by_old) || !signed_by(&spki(&new), &message, &signed.by_new) {
+            return Err(ObjectError::Unsigned("a root in this handover has not signed it"));
+        }
+        let mut authorities = Vec::new();
+        for der in &handover.authorities {
+            let known = Known::read(der, &self.zone, std::slice::from_ref(&new))?;
+            if known.ca.scope != Scope::From(handover.name.clone()) {
+                return Err(ObjectError::OutOfScope(known.ca.scope.to_string()));
+            }
+            authorities.push(known);
+        }
+        if self.handovers.len() >= limits::HANDOVERS && held.is_none() {
+            return Err(ObjectError::TooManyHandovers);
+        }
+        if follows {
+            // What the old root's list said ends with it. The CAs come along, so that no link breaks in between.
+            (self.roots, self.past, self.version, self.list) = (vec![new], Vec::new(), 0, None);
+            self.authorities.extend(authorities.into_iter().map(|known| (Sha256::of(&known.der).0, known)));
+        }
+        self.handovers.insert(id, (handover, object.content.clone()));
+        self.drop_unvouched();
+        Ok(true)
     }
 
     fn take_authority(&mut self, id: [u8; 32], object: &Object, now_ms: u64) -> Result<bool, ObjectError> {

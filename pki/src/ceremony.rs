@@ -88,8 +88,8 @@ pub fn revocation_list(
     let held = bundle.crl(&root.id());
     let mut revoked = held.map(Crl::revoked).unwrap_or_default();
     if let Some((province, reason)) = revoke {
-        let scope = Scope::Below(province.clone());
-        let cas = bundle.authorities().filter(|known| known.ca.scope == scope && known.root == root.id());
+        let cas =
+            bundle.authorities().filter(|known| known.ca.scope.apex() == Some(province) && known.root == root.id());
         let new = cas.filter(|known| !bundle.is_revoked(known));
         let before = revoked.len();
         revoked.extend(new.map(|known| Revoked { serial: known.serial.clone(), at_ms: now_ms, reason }));

@@ -17,7 +17,7 @@ use tram_proto::id::NodeId;
 use tram_proto::name::{NodeName, Role, Zone};
 use zeroize::Zeroizing;
 
-use crate::authority::{Authority, AuthorityError, Subject};
+use crate::authority::{Authority, AuthorityError, Scope, Subject};
 use crate::bundle::Bundle;
 use crate::csr::LeafKey;
 use crate::enrol::Joined;
@@ -399,9 +399,28 @@ pub enum FoundError {
 /// # Errors
 /// [`FoundError`]; nothing that exists is overwritten.
 pub fn found(dir: &Path, zone: &Zone, name: &NodeName, now_ms: u64) -> Result<NodeKeys, FoundError> {
-    let authority = Authority::create(dir, zone, now_ms)?;
+    found_as(dir, zone, (name, Role::Central), &Scope::Overlay, now_ms)
+}
+
+/// The same of a province that begins alone: its CA certifies its own name and those below it, and nothing else, so that
+/// another root can vouch for it later.
+///
+/// # Errors
+/// As [`found`].
+pub fn found_province(dir: &Path, zone: &Zone, name: &NodeName, now_ms: u64) -> Result<NodeKeys, FoundError> {
+    found_as(dir, zone, (name, Role::Province), &Scope::From(name.clone()), now_ms)
+}
+
+fn found_as(
+    dir: &Path,
+    zone: &Zone,
+    (name, role): (&NodeName, Role),
+    scope: &Scope,
+    now_ms: u64,
+) -> Result<NodeKeys, FoundError> {
+    let authority = Authority::create(dir, zone, scope, now_ms)?;
     let key = stage(dir, "founder")?;
-    let subject = Subject { id: random_node_id()?, name: name.clone(), role: Role::Central };
+    let subject = Subject { id: random_node_id()?, name: name.clone(), role };
     let mut registry = Registry::open(dir)?;
     let leaf_key = LeafKey::of(&key).map_err(|_| KeyError::Random)?;
     let issued = authority.issue(&leaf_key, &subject, now_ms)?;

@@ -9,6 +9,7 @@
 //! | [`token`], [`enrol`] | how a new node joins |
 //! | [`renew`] | how a node gets its next certificate, and a province its CA |
 //! | [`rotate`] | how a root is exchanged |
+//! | [`cross`] | how a province that began alone comes under another root |
 //! | [`ceremony`] | the root's key away from the node: what is signed with it by file |
 //! | [`pins`] | which CA may speak for a node id |
 //! | [`policy`], [`trust`] | who a certificate speaks for; whether its chain holds |
@@ -30,6 +31,7 @@ pub mod bundle;
 pub mod ceremony;
 pub mod clock;
 pub mod crl;
+pub mod cross;
 pub mod csr;
 pub mod enrol;
 mod files;

@@ -19,7 +19,8 @@ use crate::stated::{Stated, Whose};
 
 /// An object of the bundle, as the link's frame has it.
 const OBJECT: &str = "TRAM OBJECT";
-/// The province's name, nothing for the overlay's own CA; a zero byte; PKCS #10.
+/// The province's name, after a `=` when its CA certifies that as well, nothing for the overlay's own CA; a zero byte;
+/// PKCS #10.
 const REQUEST: &str = "TRAM CA REQUEST";
 const CERTIFICATE: &str = "CERTIFICATE";
 
@@ -61,10 +62,11 @@ impl CaRequest {
         Ok(Fingerprint(Sha256::of(&covered)))
     }
 
-    fn name(&self) -> &str {
+    fn name(&self) -> String {
         match &self.scope {
-            Scope::Overlay => "",
-            Scope::Below(apex) => apex.as_str(),
+            Scope::Overlay => String::new(),
+            Scope::Below(apex) => apex.to_string(),
+            Scope::From(apex) => format!("={apex}"),
         }
     }
 }
@@ -106,6 +108,7 @@ impl Parcel {
                 ObjectKey::Authority(_) => words(&object.content),
                 ObjectKey::Crl(_) => "revocation list".to_owned(),
                 ObjectKey::Notice(_) => "notice of a CA".to_owned(),
+                ObjectKey::Handover(_) => "handover of a province that began alone".to_owned(),
             };
             text.push_str(&format!("{what}, version {}\n", object.item.version));
             push_pem(OBJECT, &frame(object), &mut text);
@@ -131,9 +134,11 @@ impl Parcel {
                     let contents = Bytes::from(contents);
                     let end = contents.iter().position(|byte| *byte == 0).ok_or(ParcelError::Section(REQUEST))?;
                     let name = std::str::from_utf8(&contents[..end]).map_err(|_| ParcelError::Section(REQUEST))?;
-                    let scope = match name {
-                        "" => Scope::Overlay,
-                        name => Scope::Below(name.parse().map_err(|_| ParcelError::Section(REQUEST))?),
+                    let apex = |name: &str| name.parse().map_err(|_| ParcelError::Section(REQUEST));
+                    let scope = match name.strip_prefix('=') {
+                        _ if name.is_empty() => Scope::Overlay,
+                        Some(name) => Scope::From(apex(name)?),
+                        None => Scope::Below(apex(name)?),
                     };
                     parcel.requests.push(CaRequest { scope, csr: contents.slice(end + 1..) });
                 }
@@ -180,7 +185,9 @@ mod tests {
         let scope = |name: &str| Scope::Below(name.parse().expect("name"));
         let request = CaRequest { scope: scope("an-giang"), csr };
         let overlay = CaRequest { scope: Scope::Overlay, ..request.clone() };
-        let parcel = Parcel { requests: vec![request.clone(), overlay.clone()], ..Parcel::of(&tree.bundle) };
+        let alone = CaRequest { scope: Scope::From("an-giang".parse().expect("name")), ..request.clone() };
+        let parcel =
+            Parcel { requests: vec![request.clone(), overlay.clone(), alone.clone()], ..Parcel::of(&tree.bundle) };
         let text = parcel.to_text();
         assert!(text.contains("CA of can-tho, until 20") && text.contains("CA of the overlay"), "{text}");
         let read = Parcel::read(text.as_bytes()).expect("reads");
@@ -194,7 +201,7 @@ mod tests {
         // The fingerprint is of key and name.
         let print = |request: &CaRequest| request.fingerprint().expect("a key").to_string();
         let renamed = CaRequest { scope: scope("ca-mau"), ..request.clone() };
-        assert!(print(&request) != print(&renamed) && print(&request) != print(&overlay));
+        assert!([renamed, overlay, alone].iter().all(|other| print(&request) != print(other)));
     }
 
     #[test]

@@ -45,10 +45,7 @@ pub struct Pins {
 }
 
 fn line(node: NodeId, scope: &Scope) -> String {
-    match scope {
-        Scope::Overlay => format!("{node}\n"),
-        Scope::Below(apex) => format!("{node} {apex}\n"),
-    }
+    scope.apex().map_or_else(|| format!("{node}\n"), |apex| format!("{node} {apex}\n"))
 }
 
 impl Pins {
@@ -87,7 +84,7 @@ impl Pins {
     pub fn check(&mut self, node: NodeId, by: &Scope, trust: &Trust) -> Result<(), Foreign> {
         let full = self.known.len() >= IDS;
         match self.known.get_mut(&node) {
-            Some(known) if known.contains(by) => return Ok(()),
+            Some(known) if known.iter().any(|one| one.apex() == by.apex()) => return Ok(()),
             Some(known) if *by == Scope::Overlay || trust.is_transferred(node, by) => known.push(by.clone()),
             Some(known) => {
                 let known = known.first().cloned().unwrap_or(Scope::Overlay);

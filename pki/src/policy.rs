@@ -157,7 +157,7 @@ impl Ca {
         let scope = match subtree.strip_prefix('.') {
             Some(names) if names == zone.as_str() => Scope::Overlay,
             Some(names) => Scope::Below(node_name(names, zone)?),
-            None => return Err(PolicyError::NotCa("its subtree does not begin with a dot")),
+            None => Scope::From(node_name(subtree, zone)?),
         };
         let validity = parsed.validity();
         Ok(Self {

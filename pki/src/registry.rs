@@ -103,6 +103,11 @@ pub enum RegistryError {
         "{0} holds this CA: a CA does not revoke its own node. Exchange its key with `tram pki rotate ca begin`, or let the root's holder revoke the CA"
     )]
     Own(NodeName),
+    /// Its certificates are not this CA's.
+    #[error(
+        "{0} is certified by a CA of its own: revoke that with `tram pki revoke --ca {0}`, and with it all below {0}"
+    )]
+    Elsewhere(NodeName),
     /// The name is another node's, or it is not below this CA.
     #[error("{name} cannot be the new name: {why}")]
     NewName {
@@ -377,6 +382,9 @@ impl Registry {
         if node.id == own {
             return Err(RegistryError::Own(node.name));
         }
+        if node.certificates.is_empty() {
+            return Err(RegistryError::Elsewhere(node.name));
+        }
         let bars = node.name.as_str() == which;
         let known = |serial: &str| next.more.revocations.iter().any(|one| one.serial == serial);
         let serials: Vec<String> = node
@@ -543,6 +551,29 @@ impl Registry {
         next.more.crl_number = next.more.crl_number.max(number);
         self.commit(next, &Entry { list: Some(number), ..Entry::of("ca", "restored", now_ms) })?;
         Ok(count)
+    }
+
+    /// The names that are in use here, with their ids: of nodes that were not revoked, and of live tokens.
+    #[must_use]
+    pub fn names(&self, now_ms: u64) -> Vec<(NodeName, NodeId)> {
+        let nodes = self.nodes().filter(|node| !self.is_barred(node.id)).map(|node| (node.name.clone(), node.id));
+        let tokens = self.tokens().filter(|token| token.is_live(now_ms)).map(|token| (token.name.clone(), token.node));
+        nodes.chain(tokens).collect()
+    }
+
+    /// Notes a province that began alone: it exists, though nothing was issued to it here. A name or id that is known
+    /// stays as it is, unless it was revoked.
+    ///
+    /// # Errors
+    /// [`RegistryError`].
+    pub fn adopt(&mut self, subject: &Subject, now_ms: u64) -> Result<(), RegistryError> {
+        let lives = self.node(&subject.name).is_some_and(|node| !self.is_barred(node.id));
+        if lives || self.node_by_id(subject.id).is_some() || self.is_barred(subject.id) {
+            return Ok(());
+        }
+        let mut next = self.content.clone();
+        next.nodes.insert(subject.name.clone(), NodeRecord::new(subject));
+        self.commit(next, &Entry::of_node(subject.id, &subject.name, subject.role, "province_adopted", now_ms))
     }
 
     /// Gives a node another name from its next certificate on; the id stays.

@@ -18,7 +18,7 @@ use crate::crl::signed_by;
 use crate::csr::{self, CsrError, LeafKey};
 use crate::hash::Sha256;
 use crate::keystore::NodeKeys;
-use crate::policy::{self, Peer};
+use crate::policy::{self, Ca, Peer};
 use crate::registry::{AuthorityRequest, Registry};
 use crate::statement::SignError;
 use crate::trust::{ChainError, Trust};
@@ -140,7 +140,7 @@ impl Cause {
 /// Whoever asks, and the key it asks for.
 struct Asker {
     peer: Peer,
-    issuer: Sha256,
+    issuer: Ca,
     key: LeafKey,
 }
 
@@ -149,7 +149,7 @@ fn check(trust: &Trust, request: &RenewRequest, purpose: &[u8], now_ms: u64) -> 
     let stated = trust.peer_of(&chain).map_err(ChainError::from)?;
     // An expired one is judged as of its last second.
     let accepted = trust.admit(&chain, now_ms.min(stated.not_after_ms))?;
-    let (peer, issuer) = (accepted.peer, accepted.issuer.key);
+    let (peer, issuer) = (accepted.peer, accepted.issuer);
     if now_ms > peer.not_after_ms.saturating_add(GRACE_MS) {
         let ago = Span(now_ms - peer.not_after_ms).to_string();
         return Err(Cause::Expired { name: peer.name, ago });
@@ -182,7 +182,7 @@ pub fn answer(
         return Err(Cause::Revoked(name));
     }
     let record = registry.node_by_id(peer.id);
-    if record.is_none() && !may_take_over(bundle, authority, peer.id, issuer) {
+    if record.is_none() && !may_take_over(bundle, authority, peer.id, issuer.key) {
         return Err(Cause::NotOurs(name));
     }
     // A renamed node learns its new name here.
@@ -217,11 +217,7 @@ pub fn answer(
 /// own before its key was exchanged.
 fn may_take_over(bundle: &Bundle, authority: &Authority, node: NodeId, issuer: Sha256) -> bool {
     let spoken = |by: &[u8; 32]| bundle.authorities().any(|k| k.ca.key.0 == *by && k.ca.scope == Scope::Overlay);
-    let to_us = |to: &Option<NodeName>| match (to, authority.scope()) {
-        (None, Scope::Overlay) => true,
-        (Some(to), Scope::Below(apex)) => to == apex,
-        _ => false,
-    };
+    let to_us = |to: &Option<NodeName>| to.as_ref() == authority.scope().apex();
     let transferred = bundle
         .notices()
         .filter(|notice| spoken(&notice.authority))
@@ -242,12 +238,14 @@ pub fn certify(
     request: &RenewRequest,
     now_ms: u64,
 ) -> Result<(CertificateDer<'static>, Scope), Cause> {
-    let Asker { peer, key, .. } = check(trust, request, AUTHORITY_PURPOSE, now_ms)?;
+    let Asker { peer, key, issuer } = check(trust, request, AUTHORITY_PURPOSE, now_ms)?;
     let name = peer.name.clone();
     if registry.is_barred(peer.id) {
         return Err(Cause::Revoked(name));
     }
     let scope = match peer.role {
+        // One that began alone certifies itself, and goes on doing so.
+        Role::Province if issuer.scope == Scope::From(name.clone()) => issuer.scope,
         Role::Province => Scope::Below(name.clone()),
         Role::Central => Scope::Overlay,
         _ => return Err(Cause::NotProvince(name)),

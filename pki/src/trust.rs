@@ -209,7 +209,7 @@ impl Trust {
     /// Whether central has transferred a node id to this CA.
     #[must_use]
     pub fn is_transferred(&self, node: NodeId, to: &Scope) -> bool {
-        self.transfers.get(&node) == Some(to)
+        self.transfers.get(&node).is_some_and(|scope| scope.apex() == to.apex())
     }
 
     /// Whether the list of the issuer with this name (DER) has this serial number.

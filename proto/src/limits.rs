@@ -101,6 +101,10 @@ pub const OBJECTS: usize = 4096;
 pub const ROOTS: usize = 3;
 /// Roots that were exchanged and still vouch for what was signed in their time: one each year outlives the longest chain.
 pub const PAST_ROOTS: usize = 16;
+/// CAs that one handover names: a key for each of five years, and as many exchanged early.
+pub const HANDED_OVER: usize = 10;
+/// Handovers in a bundle: far more provinces than there are, each of which began alone.
+pub const HANDOVERS: usize = 256;
 /// Reports in one frame.
 pub const REPORTS: usize = 256;
 /// Lines of an audit log in one frame.

@@ -22,12 +22,16 @@ pub const AUTHORITY_PURPOSE: &[u8] = b"tram/1/authority\0";
 pub const ROOTS_PURPOSE: &[u8] = b"tram/1/roots\0";
 /// What the signature of a notice covers, before its body.
 pub const NOTICE_PURPOSE: &[u8] = b"tram/1/notice\0";
+/// What the signatures of a handover cover, before its body.
+pub const HANDOVER_PURPOSE: &[u8] = b"tram/1/handover\0";
 
 /// Which object of the bundle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ObjectKey {
     /// The list of trusted roots.
     Roots,
+    /// The handover of a province that began alone, by the SHA-256 of its own root's public key.
+    Handover([u8; 32]),
     /// A CA's certificate, by its SHA-256.
     Authority([u8; 32]),
     /// The revocation list of the CA whose public key has this SHA-256.
@@ -50,7 +54,7 @@ pub struct Item {
 pub struct Object {
     /// What the sender says it is.
     pub item: Item,
-    /// A certificate or revocation list in DER, [`SignedRoots`] or [`SignedNotice`]; at most [`limits::OBJECT_BYTES`].
+    /// A certificate or revocation list in DER, [`SignedRoots`], [`SignedNotice`] or [`SignedHandover`]; at most [`limits::OBJECT_BYTES`].
     pub content: Bytes,
 }
 
@@ -160,6 +164,7 @@ impl Item {
             ObjectKey::Authority(id) => (2, &id[..]),
             ObjectKey::Crl(id) => (3, &id[..]),
             ObjectKey::Notice(id) => (4, &id[..]),
+            ObjectKey::Handover(id) => (5, &id[..]),
         };
         wire::Item { kind, id: copy(id), version: self.version }
     }
@@ -172,6 +177,7 @@ impl Item {
             2 => ObjectKey::Authority(id()?),
             3 => ObjectKey::Crl(id()?),
             4 => ObjectKey::Notice(id()?),
+            5 => ObjectKey::Handover(id()?),
             other => return Err(WireError::Unknown { what: "kind of object", value: other.into() }),
         };
         Ok(Self { key, version: w.version })
@@ -556,6 +562,96 @@ impl SignedRoots {
             signatures.push((fixed("root", &one.root)?, one.signature));
         }
         Ok(Self { body: w.body, signatures })
+    }
+}
+
+/// The root of a province that began alone gives way to another overlay's, which vouches for the province's CAs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Handover {
+    /// The zone of both overlays.
+    pub zone: Zone,
+    /// The province.
+    pub name: NodeName,
+    /// Its id.
+    pub node: NodeId,
+    /// The root it began with, DER.
+    pub old: Bytes,
+    /// The root that takes its place, DER.
+    pub new: Bytes,
+    /// The province's CAs, certified by the new root, DER; 1 to [`limits::HANDED_OVER`].
+    pub authorities: Vec<Bytes>,
+    /// When it was made, Unix milliseconds; its version as an object.
+    pub at_ms: u64,
+}
+
+impl Handover {
+    /// The bytes that are signed.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        crate::wire::encode(&wire::Handover {
+            zone: self.zone.to_string(),
+            name: self.name.to_string(),
+            node: copy(&self.node.0),
+            old: self.old.clone(),
+            new: self.new.clone(),
+            authorities: self.authorities.clone(),
+            at_ms: self.at_ms,
+        })
+    }
+
+    /// Reads the wire form.
+    ///
+    /// # Errors
+    /// [`WireError`] when it is malformed or over a limit.
+    pub fn decode(bytes: Bytes) -> Result<Self, WireError> {
+        let w: wire::Handover = crate::wire::decode("handover", bytes)?;
+        WireError::limit("CAs of a handover", w.authorities.len(), limits::HANDED_OVER)?;
+        if w.authorities.is_empty() {
+            return Err(WireError::Malformed { what: "handover", why: "it names no CA" });
+        }
+        for one in [&w.old, &w.new].into_iter().chain(&w.authorities) {
+            WireError::limit("certificate", one.len(), limits::CERTIFICATE_BYTES)?;
+        }
+        Ok(Self {
+            zone: w.zone.parse()?,
+            name: w.name.parse()?,
+            node: NodeId::from_slice(&w.node)?,
+            old: w.old,
+            new: w.new,
+            authorities: w.authorities,
+            at_ms: w.at_ms,
+        })
+    }
+}
+
+/// A handover and the signatures of both roots under it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SignedHandover {
+    /// Encoded [`Handover`].
+    pub body: Bytes,
+    /// ECDSA P-384 with SHA-384, ASN.1. Empty on the way from the new root to the old one.
+    pub by_old: Bytes,
+    /// The same by the new root.
+    pub by_new: Bytes,
+}
+
+impl SignedHandover {
+    /// The wire form.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        let (body, by_old, by_new) = (self.body.clone(), self.by_old.clone(), self.by_new.clone());
+        crate::wire::encode(&wire::SignedHandover { body, by_old, by_new })
+    }
+
+    /// Reads the wire form.
+    ///
+    /// # Errors
+    /// [`WireError`] when it is malformed or over a limit.
+    pub fn decode(bytes: Bytes) -> Result<Self, WireError> {
+        let w: wire::SignedHandover = crate::wire::decode("handover", bytes)?;
+        WireError::limit("signature", w.by_old.len(), limits::SIGNATURE_BYTES)?;
+        WireError::limit("signature", w.by_new.len(), limits::SIGNATURE_BYTES)?;
+        Ok(Self { body: w.body, by_old: w.by_old, by_new: w.by_new })
     }
 }
 

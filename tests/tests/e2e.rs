@@ -7,6 +7,7 @@ mod e2e {
     mod clocks;
     mod config;
     mod crashes;
+    mod cross;
     mod cuts;
     mod disk_full;
     mod joining;

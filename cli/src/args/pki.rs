@@ -47,6 +47,9 @@ pub(crate) enum OverlayCommand {
         #[arg(long, value_name = "DIR")]
         out: Option<PathBuf>,
     },
+    /// A province that began alone comes under another overlay's root; every node of it keeps its certificate
+    #[command(subcommand)]
+    JoinOverlay(JoinOverlayCommand),
     /// Give the running node what came by file: a CA certificate, a revocation list, a bundle
     Install {
         /// The file
@@ -103,6 +106,46 @@ pub(crate) enum RootCommand {
         #[command(flatten)]
         said: SaidArgs,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum JoinOverlayCommand {
+    /// First, at the province: write what the other overlay's root is asked to vouch for
+    Request {
+        /// The file
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Second, at the other overlay's first node: vouch for the province's CA, with the root's key
+    Sign {
+        /// The province's request
+        request: PathBuf,
+        #[command(flatten)]
+        key: OwnRootKeyArgs,
+        /// The file for the province
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        #[command(flatten)]
+        said: SaidArgs,
+    },
+    /// Third, at the province: trust the other overlay's root instead of the own one, here and at every node below
+    Accept {
+        /// The answer
+        answer: PathBuf,
+        #[command(flatten)]
+        key: OwnRootKeyArgs,
+        #[command(flatten)]
+        said: SaidArgs,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct OwnRootKeyArgs {
+    /// This overlay's root key [default: the one beside this node's keys]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) passphrase: PassphraseArgs,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -8,7 +8,7 @@ use tram_client::{Admin, PkiRotation, Place};
 use tram_proto::name::NodeName;
 
 use super::ask::confirm;
-use super::{nodes, root, say, standing, stick};
+use super::{cross, nodes, root, say, standing, stick};
 use crate::args::{OverlayCommand, RevokeArgs, RotateCaCommand, RotateCommand, RotateRootCommand};
 use crate::exit::{Failure, TRY_AGAIN};
 use crate::show;
@@ -27,6 +27,7 @@ pub(super) async fn run(place: &Place, pki: &Path, command: OverlayCommand, json
         OverlayCommand::Rename { old, new, alias_days } => rename(place, &old, &new, alias_days, json).await,
         OverlayCommand::Root(command) => root::run(place, pki, command, json).await,
         OverlayCommand::Requests { out } => stick::requests(place, pki, out.as_deref(), json).await,
+        OverlayCommand::JoinOverlay(command) => cross::run(place, pki, command, json).await,
         OverlayCommand::Install { file } => stick::install(place, &file, json).await,
         OverlayCommand::Crl(command) => stick::crl(pki, command, json),
         OverlayCommand::Bundle(command) => stick::bundle(pki, command, json),

@@ -23,7 +23,7 @@ use zeroize::Zeroizing;
 use super::ask::compare;
 use super::stick::{self, parcel};
 use super::{now_ms, of_file, of_key, read, say};
-use crate::args::{RootCommand, RootKeyArgs, SaidArgs};
+use crate::args::{PassphraseArgs, RootCommand, RootKeyArgs, SaidArgs};
 use crate::exit::{BAD_DATA, CONFIG, Failure, NEGATIVE};
 use crate::{passphrase, show};
 
@@ -52,7 +52,8 @@ pub(super) async fn run(place: &Place, pki: &Path, command: RootCommand, json: b
         RootCommand::Sign { pending: Some(province), key, said, .. } => {
             let admin = Admin::connect(place).await?;
             let status = admin.pki().await?;
-            let waiting = stick::waiting(&status.requests)?;
+            let bundle = bundle(pki)?;
+            let waiting = stick::waiting(&status.requests, &bundle)?;
             let request = waiting.into_iter().find(|(name, _)| *name == province.as_str()).map(|(_, request)| request);
             let request = request.ok_or_else(|| {
                 Failure::new(
@@ -60,7 +61,7 @@ pub(super) async fn run(place: &Place, pki: &Path, command: RootCommand, json: b
                     format!("{province} does not wait for a CA certificate; see `tram pki requests`"),
                 )
             })?;
-            let root = open(&key, bundle(pki)?.roots())?;
+            let root = open(&key, bundle.roots())?;
             // It never left this node: there is nobody to compare with.
             let signed = sign(&root, &request, &SaidArgs { yes: true, ..said })?;
             stick::hand_in(&admin, &signed, json).await
@@ -79,10 +80,18 @@ pub(super) fn bundle(pki: &Path) -> Result<Bundle, Failure> {
 
 /// The root's key; a locked one is opened.
 pub(super) fn open(args: &RootKeyArgs, roots: &[CertificateDer<'static>]) -> Result<Root, Failure> {
-    let word = passphrase::given(args.passphrase.passphrase_file.as_deref())?;
-    let opened = match Root::at(&args.key, word.as_ref(), roots) {
+    open_at(&args.key, &args.passphrase, roots)
+}
+
+pub(super) fn open_at(
+    key: &Path,
+    passphrase: &PassphraseArgs,
+    roots: &[CertificateDer<'static>],
+) -> Result<Root, Failure> {
+    let word = passphrase::given(passphrase.passphrase_file.as_deref())?;
+    let opened = match Root::at(key, word.as_ref(), roots) {
         Err(AuthorityError::Key(KeyError::Locked { .. })) => {
-            Root::at(&args.key, Some(&passphrase::needed(None, "passphrase of the root's key")?), roots)
+            Root::at(key, Some(&passphrase::needed(None, "passphrase of the root's key")?), roots)
         }
         opened => opened,
     };

@@ -42,10 +42,20 @@ fn write_text(file: &Path, text: &str) -> Result<(), Failure> {
 }
 
 /// The requests that wait in a node, by the node's name.
-pub(super) fn waiting(requests: &[PkiRequestView]) -> Result<Vec<(&str, CaRequest)>, Failure> {
+pub(super) fn waiting<'a>(
+    requests: &'a [PkiRequestView],
+    bundle: &Bundle,
+) -> Result<Vec<(&'a str, CaRequest)>, Failure> {
     let one = |view: &PkiRequestView| {
         let bad = |error: &dyn std::fmt::Display| Failure::new(BAD_DATA, format!("{}: {error}", view.name));
-        let scope = if view.overlay { Scope::Overlay } else { Scope::Below(view.name.parse().map_err(|e| bad(&e))?) };
+        let apex = || view.name.parse().map_err(|e| bad(&e));
+        let scope = if view.overlay { Scope::Overlay } else { Scope::Below(apex()?) };
+        // One that began alone keeps the names it has.
+        let held = bundle
+            .authorities()
+            .map(|known| &known.ca.scope)
+            .find(|held| held.apex().is_some() && held.apex() == scope.apex());
+        let scope = held.cloned().unwrap_or(scope);
         Ok(CaRequest { scope, csr: view.csr.clone() })
     };
     requests.iter().map(|view| one(view).map(|request| (view.name.as_str(), request))).collect()
@@ -55,9 +65,13 @@ pub(super) async fn requests(place: &Place, pki: &Path, out: Option<&Path>, json
     let admin = Admin::connect(place).await?;
     let status = admin.pki().await?;
     let mut listed: Vec<(String, String, String, Option<String>)> = Vec::new();
+    if status.requests.is_empty() && !json {
+        return show::line("no province waits for a CA certificate");
+    }
     // With the roots, so that the one of the key can be told where there is no node.
-    let roots = if out.is_some() { own_bundle(pki)?.roots().to_vec() } else { Vec::new() };
-    for ((name, request), view) in waiting(&status.requests)?.into_iter().zip(&status.requests) {
+    let bundle = own_bundle(pki)?;
+    let roots = bundle.roots().to_vec();
+    for ((name, request), view) in waiting(&status.requests, &bundle)?.into_iter().zip(&status.requests) {
         let fingerprint = request.fingerprint().map_err(|error| Failure::new(BAD_DATA, format!("{name}: {error}")))?;
         let file = out.map(|dir| dir.join(format!("{name}.ca-request")));
         if let Some(file) = &file {
@@ -72,9 +86,6 @@ pub(super) async fn requests(place: &Place, pki: &Path, out: Option<&Path>, json
             json!({ "name": name, "at": show::utc(at), "fingerprint": fingerprint, "file": file })
         };
         return show::json(&json!({ "requests": listed.iter().map(one).collect::<Vec<_>>() }));
-    }
-    if listed.is_empty() {
-        return show::line("no province waits for a CA certificate");
     }
     let rows: Vec<_> = listed
         .into_iter()
@@ -133,7 +144,7 @@ fn lists(bundle: &Bundle) -> Vec<(String, &Crl)> {
     for known in bundle.authorities() {
         let name = match &known.ca.scope {
             Scope::Overlay => "overlay".to_owned(),
-            Scope::Below(apex) => apex.to_string(),
+            Scope::Below(apex) | Scope::From(apex) => apex.to_string(),
         };
         if !keys.iter().any(|(_, key)| *key == known.ca.key) {
             keys.push((name, known.ca.key));

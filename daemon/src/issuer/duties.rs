@@ -9,18 +9,19 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use tracing::{error, info, warn};
-use tram_pki::authority::{Authority, AuthorityError, Root, Scope};
+use tram_pki::authority::{Authority, AuthorityError, Root, Scope, Subject};
 use tram_pki::backup::Restored;
 use tram_pki::bundle::{Known, ObjectError};
 use tram_pki::clock::{BACKDATE_MS, DAY_MS};
 use tram_pki::crl::{Crl, Reason, Revoked};
+use tram_pki::cross;
 use tram_pki::hash::Sha256;
 use tram_pki::renew::{self, Cause};
 use tram_pki::rotate::{self, RotateError, Stage};
 use tram_proto::id::NodeId;
 use tram_proto::join::HostPort;
-use tram_proto::name::NodeName;
-use tram_proto::pki::{Answer, Item, Object, ObjectKey, Refusal, Request, SignedNotice};
+use tram_proto::name::{NodeName, Role};
+use tram_proto::pki::{Answer, Handover, Item, Object, ObjectKey, Refusal, Request, SignedHandover, SignedNotice};
 
 use super::{Desk, Inside, Key};
 use crate::link::pki::GoesOn;
@@ -199,8 +200,8 @@ impl Desk {
         Ok(())
     }
 
-    /// Whether requests for this CA key are answered here: it is this node's, or a root's and this node holds the
-    /// overlay's own CA.
+    /// Whether requests for this CA key are answered here: it is this node's, or a root's and this node was the overlay's
+    /// first.
     fn is_asked(&self, inside: &Inside, authority: &[u8; 32]) -> bool {
         let scope = match &inside.key {
             Key::Open(own) => {
@@ -215,7 +216,15 @@ impl Desk {
                 None => return false,
             },
         };
-        scope == Scope::Overlay && self.shelf.with(|bundle| bundle.is_root(&Sha256(*authority)))
+        self.shelf.with(|bundle| {
+            let is_first = match scope {
+                Scope::Overlay => true,
+                Scope::Below(_) => false,
+                // As long as it is alone.
+                Scope::From(_) => bundle.authorities().all(|known| known.ca.scope == scope),
+            };
+            is_first && bundle.is_root(&Sha256(*authority))
+        })
     }
 
     /// The id and scope of the CA whose certificate lies here, whether its key is open or not.
@@ -417,13 +426,13 @@ impl Desk {
     /// [`IssuerError`].
     pub fn revoke_authority(&self, province: &NodeName, reason: Reason, by: &str) -> Result<Vec<String>, IssuerError> {
         let now_ms = self.clock.wall_ms();
-        let scope = Scope::Below(province.clone());
         let known: Vec<Known> = self.shelf.with(|bundle| {
-            bundle.authorities().filter(|k| k.ca.scope == scope && !bundle.is_revoked(k)).cloned().collect()
+            let of_it = |k: &&Known| k.ca.scope.apex() == Some(province) && !bundle.is_revoked(k);
+            bundle.authorities().filter(of_it).cloned().collect()
         });
-        if known.is_empty() {
+        let Some(scope) = known.first().map(|known| known.ca.scope.clone()) else {
             return Err(IssuerError::Invalid(format!("{province} has no CA that could be revoked")));
-        }
+        };
         let mut inside = self.inside();
         if self.roots(&inside).map_err(failed)?.is_empty() {
             return Err(IssuerError::Invalid(RotateError::NoRoot.to_string()));
@@ -489,14 +498,17 @@ impl Desk {
     /// [`AuthorityError`].
     pub fn learned(&self, object: &Object) -> Result<(), AuthorityError> {
         match object.item.key {
-            ObjectKey::Authority(_) | ObjectKey::Roots => {
-                if object.item.key == ObjectKey::Roots {
+            ObjectKey::Authority(_) | ObjectKey::Roots | ObjectKey::Handover(_) => {
+                if !matches!(object.item.key, ObjectKey::Authority(_)) {
                     // What an authority shows and pins is read from the file.
                     self.shelf.save()?;
                     let mut inside = self.inside();
                     if let (Key::Open(_), Ok(again)) = (&inside.key, Authority::open(&self.pki)) {
                         inside.key = Key::Open(Box::new(again));
                     }
+                }
+                if let ObjectKey::Handover(_) = object.item.key {
+                    self.handed_over(&object.content);
                 }
                 self.take_up().map(|_| ())
             }
@@ -518,6 +530,27 @@ impl Desk {
                 Ok(())
             }
             ObjectKey::Notice(_) => Ok(()),
+        }
+    }
+
+    /// A province that began alone is under this overlay's root now: this node is it, or holds the registry of its name.
+    fn handed_over(&self, signed: &Bytes) {
+        let body = SignedHandover::decode(signed.clone()).and_then(|signed| Handover::decode(signed.body));
+        let Ok(Handover { name, node, .. }) = body else { return };
+        let now_ms = self.clock.wall_ms();
+        let own = self.shown_scope().map(|(_, scope)| scope);
+        let registry = &mut self.inside().registry;
+        let done = if node == self.id {
+            info!("another root has taken the place of this overlay's own");
+            cross::settle(&self.pki, registry, "", now_ms)
+        } else if own == Some(Scope::Overlay) {
+            let subject = Subject { id: node, name, role: Role::Province };
+            registry.adopt(&subject, now_ms).map_err(Into::into)
+        } else {
+            Ok(())
+        };
+        if let Err(why) = done {
+            error!(%why, "a handover could not be noted");
         }
     }
 

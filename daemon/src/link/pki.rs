@@ -385,7 +385,10 @@ async fn take(link: &Link, herald: &Herald, lane: &Lane, object: Object, refused
     lane.has(item);
     match blocking(move || exchange.take(object, &from)).await {
         // What was refused before may have lacked just this.
-        Taken::New if matches!(item.key, ObjectKey::Roots | ObjectKey::Authority(_)) && std::mem::take(refused) => {
+        Taken::New
+            if matches!(item.key, ObjectKey::Roots | ObjectKey::Authority(_) | ObjectKey::Handover(_))
+                && std::mem::take(refused) =>
+        {
             lane.change(|said| said.have = true);
         }
         Taken::New | Taken::Known => {}

@@ -13,7 +13,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::watch;
 use tracing::warn;
-use tram_pki::authority::Scope;
 use tram_pki::ceremony;
 use tram_pki::crl::Reason;
 use tram_pki::parcel::Parcel;
@@ -147,8 +146,7 @@ impl PkiDoor {
     /// has a CA of its own opens its port for itself only.
     pub(super) fn door_of(&self, uplink: &str) -> Option<(NodeId, Vec<HostPort>)> {
         let name = uplink.parse::<Uplink>().ok()?.node;
-        let scope = Scope::Below(name.clone());
-        let has_ca = self.shelf.with(|bundle| bundle.authorities().any(|known| known.ca.scope == scope));
+        let has_ca = self.shelf.with(|bundle| bundle.authorities().any(|known| known.ca.scope.apex() == Some(&name)));
         let own = self.trust.keys().identity().id;
         let passes = |report: &Report| report.name == name && report.node != own && !report.join.is_empty();
         let report = self.herald.reports().into_iter().find(passes).filter(|_| !has_ca)?;

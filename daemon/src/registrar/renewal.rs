@@ -182,7 +182,7 @@ impl Renewal {
         let own = self.trust.roots().issuer_of(keys.chain()).map(|ca| ca.scope);
         let closest = self.shelf.with(|bundle| bundle.closest(name, now_ms).map(|ca| ca.scope.clone()));
         match own.into_iter().chain(closest).reduce(|one, other| if other.is_closer_than(&one) { other } else { one }) {
-            Some(Scope::Below(apex)) => apex.to_string(),
+            Some(Scope::Below(apex) | Scope::From(apex)) => apex.to_string(),
             _ => "central".to_owned(),
         }
     }

@@ -3,11 +3,15 @@
 //! Owns `root.key`, and `root-next.key` while one root takes another's place. Its work needs no network and no daemon.
 
 use std::path::Path;
+use std::time::Duration;
 
-use rcgen::{Issuer, KeyPair, PKCS_ECDSA_P384_SHA384, PublicKeyData as _, SigningKey as _, SubjectPublicKeyInfo};
+use bytes::Bytes;
+use rcgen::{
+    Issuer, KeyPair, PKCS_ECDSA_P384_SHA384, PublicKeyData as _, SigningKey as _, SubjectPublicKeyInfo, date_time_ymd,
+};
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use tram_proto::name::Zone;
-use tram_proto::pki::{PastRoot, ROOTS_PURPOSE, Roots, SignedRoots};
+use tram_proto::pki::{HANDOVER_PURPOSE, PastRoot, ROOTS_PURPOSE, Roots, SignedRoots};
 
 use super::{AuthorityError, CA_MS, CaKey, ROOT_CRL_MS, ROOT_MS, Scope, ca_params, constraints, failed, fits};
 use crate::crl::{self, Revoked};
@@ -149,16 +153,33 @@ impl Root {
         scope: &Scope,
         now_ms: u64,
     ) -> Result<CertificateDer<'static>, AuthorityError> {
+        self.certify_since(key, scope, None, now_ms)
+    }
+
+    /// The same for a CA that another root has vouched for since a time: what it certified then is vouched for as well.
+    ///
+    /// # Errors
+    /// As [`Root::certify`].
+    pub fn certify_since(
+        &self,
+        key: &LeafKey,
+        scope: &Scope,
+        since_ms: Option<u64>,
+        now_ms: u64,
+    ) -> Result<CertificateDer<'static>, AuthorityError> {
         if self.not_after_ms < now_ms.saturating_add(CA_MS) {
             let what = "the root".to_owned();
             return Err(AuthorityError::Ending { what, kind: "root", not_after_ms: self.not_after_ms });
         }
         let what = match scope {
             Scope::Overlay => "issuing K1".to_owned(),
-            Scope::Below(apex) => format!("{apex} K1"),
+            Scope::Below(apex) | Scope::From(apex) => format!("{apex} K1"),
         };
         let mut params = ca_params(&self.zone, &key.spki, &what, 0, now_ms, CA_MS)?;
         params.name_constraints = Some(constraints(scope, &self.zone));
+        if let Some(since_ms) = since_ms {
+            params.not_before = date_time_ymd(1970, 1, 1) + Duration::from_secs(since_ms / 1000);
+        }
         let certificate = params.signed_by(&key.spki, &self.issuer).map_err(failed("CA certificate"))?;
         Ok(certificate.into())
     }
@@ -169,6 +190,15 @@ impl Root {
     /// [`AuthorityError::Make`].
     pub fn crl(&self, revoked: &[Revoked], number: u64, now_ms: u64) -> Result<Vec<u8>, AuthorityError> {
         crl::make(&self.issuer, revoked, number, now_ms, ROOT_CRL_MS).map_err(failed("revocation list"))
+    }
+
+    /// Its signature over a handover.
+    ///
+    /// # Errors
+    /// [`AuthorityError::Make`].
+    pub fn sign_handover(&self, body: &[u8]) -> Result<Bytes, AuthorityError> {
+        let signature = self.key.sign(&[HANDOVER_PURPOSE, body].concat()).map_err(failed("handover"))?;
+        Ok(signature.into())
     }
 
     /// Puts its signature under a root list.

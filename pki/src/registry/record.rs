@@ -236,10 +236,7 @@ impl NoticeRecord {
 
     /// Another CA may certify this node from now on.
     pub fn transfer(&mut self, node: NodeId, to: &Scope, now_ms: u64) {
-        let to = match to {
-            Scope::Overlay => String::new(),
-            Scope::Below(apex) => apex.to_string(),
-        };
+        let to = to.apex().map(ToString::to_string).unwrap_or_default();
         self.transfers.retain(|one| one.node != node);
         self.transfers.push(TransferRecord { node, to, at_ms: now_ms });
     }

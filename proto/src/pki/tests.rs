@@ -55,6 +55,23 @@ fn requests_answers_and_signed_objects_read_back() {
     assert_eq!(Roots::decode(roots.encode()), Ok(roots.clone()));
     let signed = SignedRoots { body: roots.encode(), signatures: vec![([1; 32], Bytes::from_static(b"s"))] };
     assert_eq!(SignedRoots::decode(signed.encode()), Ok(signed));
+    let handover = Handover {
+        zone: roots.zone.clone(),
+        name: "can-tho".parse().expect("name"),
+        node: NodeId([1; 16]),
+        old: Bytes::from_static(b"old"),
+        new: Bytes::from_static(b"new"),
+        authorities: vec![Bytes::from_static(b"ca")],
+        at_ms: 7,
+    };
+    assert_eq!(Handover::decode(handover.encode()), Ok(handover.clone()));
+    for count in [0, limits::HANDED_OVER + 1] {
+        let wrong = Handover { authorities: vec![Bytes::from_static(b"ca"); count], ..handover.clone() };
+        assert!(Handover::decode(wrong.encode()).is_err());
+    }
+    let (by_old, by_new) = (Bytes::new(), Bytes::from_static(b"s"));
+    let signed = SignedHandover { body: handover.encode(), by_old, by_new };
+    assert_eq!(SignedHandover::decode(signed.encode()), Ok(signed));
     let name = |text: &str| text.parse::<NodeName>().expect("name");
     let notice = Notice {
         version: 3,

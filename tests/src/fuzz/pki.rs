@@ -11,7 +11,9 @@ use tram_pki::policy::{self, Ca};
 use tram_pki::trust::Trust;
 use tram_proto::frame::{LENGTH_BYTES, frame_length};
 use tram_proto::limits;
-use tram_proto::pki::{Answer, Notice, Object, ObjectKey, PkiFrame, Request, Roots, SignedNotice, SignedRoots};
+use tram_proto::pki::{
+    Answer, Handover, Notice, Object, ObjectKey, PkiFrame, Request, Roots, SignedHandover, SignedNotice, SignedRoots,
+};
 
 /// 15 January 2027, when the corpora were signed.
 const NOW_MS: u64 = 1_800_000_000_000;
@@ -148,6 +150,11 @@ pub fn pki_frame(data: &[u8]) {
             let Ok(notice) = reads_back!(Notice, &signed.body) else { return };
             assert!(notice.aliases.len() <= limits::ALIASES && notice.transfers.len() <= limits::ALIASES);
             assert!(notice.doors.len() <= limits::DOORS);
+        }
+        Some((5, bytes)) => {
+            let Ok(signed) = reads_back!(SignedHandover, bytes) else { return };
+            let Ok(handover) = reads_back!(Handover, &signed.body) else { return };
+            assert!((1..=limits::HANDED_OVER).contains(&handover.authorities.len()));
         }
         _ => {}
     }

@@ -196,7 +196,7 @@ impl PkiDoor {
         if now_ms > me.not_after_ms {
             let closest = self.shelf.with(|bundle| bundle.closest(&me.name, now_ms).map(|ca| ca.scope.clone()));
             let holder = match closest {
-                Some(Scope::Below(apex)) => apex.to_string(),
+                Some(Scope::Below(apex) | Scope::From(apex)) => apex.to_string(),
                 _ => "central".to_owned(),
             };
             return Some(after_expiry(me.name.as_str(), me.not_after_ms, now_ms, &holder));
