@@ -69,8 +69,12 @@ fn receipt(
         if written != Some(&receipt.address) {
             return Err(format!("it names {} where the envelope has another recipient", receipt.address));
         }
-        if positive && signer.name != receipt.address.node {
-            return Err(format!("{} says that a message for {} came", signer.name, receipt.address));
+        let name = &receipt.address.node;
+        if positive && signer.name != *name && !trust.are_one(signer.id, name, &signer.name, body.created_ms) {
+            return Err(format!(
+                "{} says that a message for {} came, and no CA says here that it was called {name} when that was sent; a node's own `pki` directory knows of nodes that were renamed",
+                signer.name, receipt.address
+            ));
         }
     }
     if positive && (receipt.payload_root, receipt.payload_bytes) != (body.payload_root, body.payload_bytes) {

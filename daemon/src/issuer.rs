@@ -154,16 +154,13 @@ impl Desk {
         }
     }
 
-    /// Names that exist: nodes, those that a live token will admit, and former names; and which names are this node's to
-    /// judge at all.
+    /// Names that exist: nodes, and those that a live token will admit; and which names are this node's to judge at all.
     #[must_use]
     pub fn names(&self) -> Names {
         let now_ms = self.clock.wall_ms();
-        let (scopes, aliases) = self.shelf.with(|bundle| {
+        let scopes: Vec<Scope> = self.shelf.with(|bundle| {
             let live = |k: &&Known| k.ca.not_after_ms > now_ms && !bundle.is_revoked(k);
-            let scopes: Vec<Scope> = bundle.authorities().filter(live).map(|k| k.ca.scope.clone()).collect();
-            let aliases: Vec<_> = bundle.notices().flat_map(|notice| notice.aliases.clone()).collect();
-            (scopes, aliases)
+            bundle.authorities().filter(live).map(|k| k.ca.scope.clone()).collect()
         });
         let own = self.shown_scope().map(|(_, scope)| scope);
         let below = match own {
@@ -172,14 +169,13 @@ impl Desk {
         };
         let registry = &self.inside().registry;
         let tokens = registry.tokens().filter(|t| t.is_live(now_ms)).map(|t| (t.name.clone(), t.node));
-        let known: Vec<_> = tokens.chain(registry.nodes().map(|n| (n.name.clone(), n.id))).collect();
-        let aliases = aliases.into_iter().filter(|a| a.until_ms > now_ms).map(|a| (a.old, a.node));
+        let known = tokens.chain(registry.nodes().map(|n| (n.name.clone(), n.id))).collect();
         let apex = |scope: Scope| {
             let apex = scope.apex().filter(|apex| **apex != self.name)?;
             registry.node(apex).map(|node| (apex.clone(), node.id))
         };
         let elsewhere = scopes.into_iter().filter_map(apex).collect();
-        Names { known: known.into_iter().chain(aliases).collect(), below, elsewhere }
+        Names { known, below, elsewhere }
     }
 
     /// Until when the join listener has to be open, Unix milliseconds.
@@ -454,7 +450,8 @@ fn issuer_error(error: RegistryError) -> IssuerError {
         | RegistryError::Unknown(_)
         | RegistryError::Own(_)
         | RegistryError::Elsewhere(_)
-        | RegistryError::NewName { .. } => IssuerError::Invalid(error.to_string()),
+        | RegistryError::NewName { .. }
+        | RegistryError::Former { .. } => IssuerError::Invalid(error.to_string()),
         other => IssuerError::Failed(other.to_string()),
     }
 }

@@ -36,7 +36,7 @@ mod writer;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Debug;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -70,6 +70,8 @@ pub struct Here {
     pub id: NodeId,
     /// Its name.
     pub name: NodeName,
+    /// Other names by which mail is for this node: it is being renamed, or was.
+    pub called: watch::Sender<BTreeSet<NodeName>>,
     /// Its clock.
     pub clock: Clock,
     /// The door to the core.
@@ -139,8 +141,8 @@ impl Here {
         let plan = watch::Sender::new(Arc::default());
         let (said, open) = (Mutex::default(), watch::Sender::new(BTreeMap::new()));
         let more_runs = Arc::new(Semaphore::new(endpoint::MORE_RUNS));
-        let revoked = Mutex::default();
-        Arc::new(Self { id, name, clock, engine, spool, trust, herald, more_runs, plan, said, open, revoked })
+        let (revoked, called) = (Mutex::default(), watch::Sender::default());
+        Arc::new(Self { id, name, called, clock, engine, spool, trust, herald, more_runs, plan, said, open, revoked })
     }
 
     /// Waits until every link has said bye and closed, at most so long.

@@ -4,10 +4,12 @@
 //! |---|---|
 //! | [`crate::shelf`] | the bundle |
 //! | [`crate::issuer`] | the CA, its registry, what it makes |
+//! | `names` | former names of nodes, for the core and for links |
 //! | `renewal` | this node's certificate, and its CA's |
 //!
 //! Never decides who is a node: that is the PKI's. Specification: DESIGN §3; `research/pki.md` §4.
 
+pub mod names;
 pub mod renewal;
 
 use std::sync::{Arc, Mutex, PoisonError};

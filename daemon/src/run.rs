@@ -38,6 +38,7 @@ use crate::local::station::Issuer;
 use crate::local::{self, Door, Sockets};
 use crate::paths::Paths;
 use crate::registrar::Registrar;
+use crate::registrar::names::Names;
 use crate::registrar::renewal::{Renewal, Tried};
 use crate::reload::{self, Reloader};
 use crate::setup::Reachable;
@@ -178,6 +179,8 @@ pub async fn run(
     let identity = (me.id, me.name.clone());
     let here = Here::new(identity, clock, engine.clone(), spool.clone(), trust.clone(), Some(herald.clone()));
     here.plan.send_replace(Arc::new(config.plan.clone()));
+    let mut names = Names::new(shelf.clone(), here.clone(), engine.clone(), clock);
+    names.tell().await.map_err(stopped)?;
     let endpoints = Endpoints::open(config.listen.overlay, quic_keys(&keys), config.listen.pace());
     let endpoints = Arc::new(endpoints.map_err(|e| Failure::new(exit::IO, e))?);
     let accepting = tokio::spawn(acceptor::run(here.clone(), endpoints.clone()));
@@ -186,6 +189,7 @@ pub async fn run(
     let mut keeping = JoinSet::new();
     keeping.spawn(shelf.clone().keep());
     keeping.spawn(registrar.clone().notice());
+    keeping.spawn(names.mind());
     match &desk {
         Some(desk) => {
             let of = desk.clone();

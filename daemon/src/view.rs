@@ -9,7 +9,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::link::dialer::{UplinkState, UplinkStatus};
 use crate::link::trust::NodeTrust;
-use crate::link::{Here, says_revoked};
+use crate::link::{Here, OpenLink, says_revoked};
 use crate::local::station::{Identity, LinkFacts, Station, Wire};
 
 /// The node as its own sockets see it.
@@ -69,7 +69,9 @@ impl Station for View {
             })
             .collect();
         for uplink in self.uplinks.borrow().iter() {
-            if open.iter().any(|c| c.peer == uplink.node && matches!(c.side, Side::Up(_))) {
+            // One that was renamed answers by its new name.
+            let is_it = |c: &OpenLink| c.peer == uplink.node || Some(c.connection.remote_address()) == uplink.remote;
+            if open.iter().any(|c| matches!(c.side, Side::Up(_)) && is_it(c)) {
                 continue;
             }
             facts.push(LinkFacts {

@@ -15,8 +15,8 @@ use tram_proto::frame::{LENGTH_BYTES, frame_length};
 use tram_proto::limits;
 use tram_proto::name::{NodeName, Zone};
 use tram_proto::pki::{
-    HANDOVER_PURPOSE, Handover, Item, NOTICE_PURPOSE, Notice, Object, ObjectKey, PastRoot, PkiFrame, ROOTS_PURPOSE,
-    Roots, SignedHandover, SignedNotice, SignedRoots,
+    Alias, HANDOVER_PURPOSE, Handover, Item, NOTICE_PURPOSE, Notice, Object, ObjectKey, PastRoot, PkiFrame,
+    ROOTS_PURPOSE, Roots, SignedHandover, SignedNotice, SignedRoots,
 };
 
 use crate::authority::Scope;
@@ -241,6 +241,13 @@ impl Bundle {
     /// The provinces that began alone and are under these roots now.
     pub fn handovers(&self) -> impl Iterator<Item = &Handover> {
         self.handovers.values().map(|(handover, _)| handover)
+    }
+
+    /// The former names of nodes, as CAs say whose certificates no root has revoked.
+    pub fn aliases(&self) -> impl Iterator<Item = &Alias> {
+        let is_good = |id: &[u8; 32]| self.authorities.values().any(|k| k.ca.key.0 == *id && !self.is_revoked(k));
+        let good = self.notices.iter().filter(move |(id, _)| is_good(id));
+        good.flat_map(|(_, (notice, _))| &notice.aliases)
     }
 
     /// The certificates of a CA key, the newest root's first: what goes after a leaf.
@@ -560,6 +567,7 @@ impl Bundle {
             |id: &[u8; 32]| self.authorities.values().any(|k| k.ca.key.0 == *id && k.ca.scope == Scope::Overlay);
         let by_central = self.notices.iter().filter(|(id, _)| of_overlay(id)).map(|(_, (notice, _))| notice);
         trust.learn_transfers(by_central.flat_map(|notice| &notice.transfers));
+        trust.learn_aliases(self.aliases().cloned());
         Ok(Arc::new(trust))
     }
 }

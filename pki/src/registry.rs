@@ -116,6 +116,16 @@ pub enum RegistryError {
         /// What is wrong with it.
         why: String,
     },
+    /// The name still means a node that had it.
+    #[error("{name} is still understood as the former name of {new}, until {}", Utc(*.until_ms))]
+    Former {
+        /// The name asked for.
+        name: NodeName,
+        /// What that node is called now.
+        new: NodeName,
+        /// Until when, Unix milliseconds.
+        until_ms: u64,
+    },
     /// No such live token.
     #[error("there is no live token for {0}; `tram token list` shows them")]
     NoToken(String),
@@ -248,7 +258,7 @@ impl Registry {
         order: &TokenOrder,
         now_ms: u64,
     ) -> Result<Token, RegistryError> {
-        let node = self.id_for(&order.name, order.role)?;
+        let node = self.id_for(&order.name, order.role, now_ms)?;
         if !authority.scope().covers(&order.name) {
             return Err(RegistryError::OutOfScope { name: order.name.clone(), scope: authority.scope().clone() });
         }
@@ -304,7 +314,11 @@ impl Registry {
     /// The id under which a name is known: by a certificate, or promised by a token. One that was revoked is not given
     /// again: the name then is a new node's.
     fn id_of(&self, name: &NodeName) -> Option<NodeId> {
-        let promised = || self.tokens().find(|token| token.name == *name).map(|token| token.node);
+        // A renamed node keeps the id that a token promised under its former name.
+        let promised = || {
+            let id = self.tokens().find(|token| token.name == *name).map(|token| token.node);
+            id.filter(|id| self.node_by_id(*id).is_none())
+        };
         self.node(name).map(|node| node.id).or_else(promised).filter(|id| !self.is_barred(*id))
     }
 
@@ -588,8 +602,7 @@ impl Registry {
         if self.node(new).is_some() || self.tokens().any(|token| token.name == *new && token.is_live(now_ms)) {
             return Err(refused("another node has it, or a token for it is live"));
         }
-        let aliases = &self.notice().aliases;
-        if aliases.iter().any(|alias| alias.old == *new && alias.until_ms > now_ms && alias.node != node.id) {
+        if self.notice().former(new, Some(node.id), now_ms).is_some() {
             return Err(refused("it is still understood as another node's former name"));
         }
         let mut next = self.content.clone();
@@ -650,11 +663,16 @@ impl Registry {
     }
 
     /// The id a node of this name and role has or is to have.
-    pub(crate) fn id_for(&self, name: &NodeName, role: Role) -> Result<NodeId, RegistryError> {
+    pub(crate) fn id_for(&self, name: &NodeName, role: Role, now_ms: u64) -> Result<NodeId, RegistryError> {
         if role == Role::Central || self.node(name).is_some_and(|node| node.role == Role::Central) {
             return Err(RegistryError::Central(name.clone()));
         }
-        self.id_of(name).map_or_else(|| Ok(keystore::random_node_id()?), Ok)
+        let id = self.id_of(name);
+        if let Some(alias) = self.notice().former(name, id, now_ms) {
+            let (name, new) = (name.clone(), alias.new.clone());
+            return Err(RegistryError::Former { name, new, until_ms: alias.until_ms });
+        }
+        id.map_or_else(|| Ok(keystore::random_node_id()?), Ok)
     }
 
     /// Keeps a certificate that was issued on a person's word, without a token. A live token for the name ends.

@@ -12,7 +12,7 @@ use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, TrustAnch
 use tram_proto::id::NodeId;
 use tram_proto::limits;
 use tram_proto::name::{NodeName, Zone};
-use tram_proto::pki::{PastRoot, Transfer};
+use tram_proto::pki::{Alias, PastRoot, Transfer};
 use webpki::aws_lc_rs::{ECDSA_P256_SHA256, ECDSA_P384_SHA384};
 use webpki::{
     CertRevocationList, ExpirationPolicy, RevocationCheckDepth, RevocationOptions, RevocationOptionsBuilder,
@@ -122,6 +122,7 @@ pub struct Trust {
     crls: BTreeMap<Sha256, CertRevocationList<'static>>,
     /// Which CA central has transferred a node id to.
     transfers: BTreeMap<NodeId, Scope>,
+    aliases: BTreeMap<NodeId, Vec<Alias>>,
 }
 
 struct Authority {
@@ -168,9 +169,9 @@ impl Trust {
             anchors.push(anchor(root)?);
         }
         let (past, authorities) = (Vec::new(), Vec::new());
-        let (crls, transfers) = (BTreeMap::new(), BTreeMap::new());
+        let (crls, transfers, aliases) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         let zone = zone.ok_or(TrustError::Empty)?;
-        Ok(Self { zone, roots, anchors, past, not_after_ms, authorities, crls, transfers })
+        Ok(Self { zone, roots, anchors, past, not_after_ms, authorities, crls, transfers, aliases })
     }
 
     /// Adds roots of the past.
@@ -198,6 +199,20 @@ impl Trust {
     pub(crate) fn learn_transfers<'a>(&mut self, transfers: impl Iterator<Item = &'a Transfer>) {
         let scope = |to: &Option<NodeName>| to.clone().map_or(Scope::Overlay, Scope::Below);
         self.transfers.extend(transfers.map(|one| (one.node, scope(&one.to))));
+    }
+
+    /// Adds what CAs say of former names.
+    pub(crate) fn learn_aliases(&mut self, aliases: impl Iterator<Item = Alias>) {
+        for alias in aliases {
+            self.aliases.entry(alias.node).or_default().push(alias);
+        }
+    }
+
+    /// Whether a node bore both names, and either was understood at `at_ms`, Unix milliseconds.
+    #[must_use]
+    pub fn are_one(&self, node: NodeId, one: &NodeName, other: &NodeName, at_ms: u64) -> bool {
+        let of = self.aliases.get(&node).into_iter().flatten();
+        Alias::are_one(of.filter(|alias| at_ms < alias.until_ms), node, one, other)
     }
 
     /// Whether no revocation list is here at all: a node that has just joined, or comes from a release without any.

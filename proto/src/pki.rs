@@ -668,6 +668,21 @@ pub struct Alias {
     pub until_ms: u64,
 }
 
+impl Alias {
+    /// Whether a node bears, or bore, both names by what CAs say. Two notices count together when they give it the same
+    /// present name: then whoever signed either of them may speak of that name.
+    pub fn are_one<'a>(
+        aliases: impl Iterator<Item = &'a Self> + Clone,
+        node: NodeId,
+        one: &NodeName,
+        other: &NodeName,
+    ) -> bool {
+        let of = |name: &'a Self, called: &NodeName| name.node == node && (name.old == *called || name.new == *called);
+        let mut first = aliases.clone().filter(|alias| of(alias, one));
+        first.any(|alias| aliases.clone().any(|next| next.new == alias.new && of(next, other)))
+    }
+}
+
 /// A node id that another CA may certify from now on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Transfer {

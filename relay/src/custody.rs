@@ -301,8 +301,24 @@ pub(crate) const ROW_BYTES: u64 = 1024;
 #[derive(Debug)]
 pub(crate) struct Settled {
     pub(crate) until_ms: u64,
-    /// How far each came, and when, Unix milliseconds.
-    pub(crate) recipients: Vec<(Ordinal, State, u64)>,
+    pub(crate) recipients: Vec<Ended>,
+}
+
+/// How far a recipient came.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ended {
+    pub(crate) ordinal: Ordinal,
+    /// Whom its address meant.
+    pub(crate) node: Option<NodeId>,
+    pub(crate) state: State,
+    /// When, Unix milliseconds.
+    pub(crate) at_ms: u64,
+}
+
+impl Ended {
+    pub(crate) const fn of(r: &RecipientRow) -> Self {
+        Self { ordinal: r.recipient.ordinal, node: r.recipient.node, state: r.state, at_ms: r.at_ms }
+    }
 }
 
 /// The recent messages a relay gave away.
@@ -622,7 +638,7 @@ impl Custody {
         {
             // What ended here in an earlier visit, or was taken back before it came, stays ended.
             for known in before.recipients {
-                if !now.recipients.iter().any(|(ordinal, ..)| *ordinal == known.0) {
+                if !now.recipients.iter().any(|k| k.ordinal == known.ordinal) {
                     now.recipients.push(known);
                 }
             }
@@ -644,8 +660,9 @@ impl Custody {
         }
         let Some(settled) = self.settled.get_mut(&id) else { return };
         for ordinal in ordinals {
-            if !settled.recipients.iter().any(|(known, ..)| known == ordinal) {
-                settled.recipients.push((*ordinal, State::Recalled, at_ms));
+            if !settled.recipients.iter().any(|known| known.ordinal == *ordinal) {
+                let state = State::Recalled;
+                settled.recipients.push(Ended { ordinal: *ordinal, node: None, state, at_ms });
             }
         }
     }

@@ -5,6 +5,7 @@ use tram_proto::envelope::{Body, Gist, Precedence};
 use tram_proto::frame::{Frame, Offer, Range};
 use tram_proto::id::{Digest, MessageId, NodeId};
 use tram_proto::name::{Address, Inbox, NodeName, Role};
+use tram_proto::pki::Alias;
 use tram_proto::receipt::{NodeRecord, Receipt};
 use tram_proto::row::{KeyRow, MessageRow, NeighborRow, NodeRow, ReceiptRow};
 use tram_proto::statement::Signed;
@@ -16,6 +17,15 @@ pub struct LinkId(pub u64);
 /// A row of the spool; the core counts them up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Row(pub u64);
+
+/// Former names of nodes, as CAs say in the bundle.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Aliases {
+    /// Mail still finds its way by these.
+    pub live: Vec<Alias>,
+    /// Only receipts for what was sent in their time are still believed.
+    pub ended: Vec<Alias>,
+}
 
 /// What a node with a CA knows of names, and of which of them it may say that they never were.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -254,6 +264,8 @@ pub enum Input {
     },
     /// What the registry of this node's PKI knows. Only a node with a CA is told.
     Names(Names),
+    /// The former names of nodes that the bundle holds by now.
+    Aliases(Aliases),
     /// Room of the spool, what it keeps free already taken off.
     SpoolRoom {
         /// Free for messages, in bytes.

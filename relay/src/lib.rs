@@ -9,6 +9,7 @@
 //!
 //! The node only routes inputs to its concerns: links, routing, custody, queues, inboxes, receipts in transit, clock.
 
+mod aliases;
 mod clock;
 mod custody;
 mod inboxes;

@@ -11,6 +11,8 @@ pub const SETTLED: usize = 1_000_000;
 pub const RELEASED: usize = 16_384;
 /// Node records: a tree of 1 + 34 + 3,321 with room to grow.
 pub const RECORDS: usize = 32_768;
+/// Former names of nodes, those that are still understood first: each name of a full tree once.
+pub const ALIASES: usize = 4096;
 /// Inboxes of one node.
 pub const INBOXES: usize = tram_proto::limits::RECORD_INBOXES;
 /// Recalls a relay remembers, the oldest forgotten first. Forgetting one costs bandwidth: the destination remembers.
@@ -53,6 +55,9 @@ pub const FIRST_RUN_UNITS: u32 = 4;
 pub const EARLY: usize = 64;
 /// Offers of one link that were put off for want of room. Their sender keeps them; we only remember the numbers.
 pub const PUT_OFF: usize = OUTSTANDING;
+/// Receipts kept in mind, a few KB each, by whoever is not known to bear the name that he speaks for, the oldest
+/// forgotten first. Forgetting one costs a question: the origin offers again, and hears it once more.
+pub const DOUBTED: usize = 64;
 /// Questions about messages under way at once.
 pub const ASKS: usize = 1024;
 

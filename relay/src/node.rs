@@ -25,13 +25,14 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use tram_proto::frame::{Frame, Range, TraceHop};
 use tram_proto::id::{Digest, Incarnation, MessageId, NodeId};
 use tram_proto::name::NodeName;
+use tram_proto::receipt::Receipt;
 use tram_proto::row::{KeyRow, NodeRow};
 use tram_proto::statement::Signed;
 
 use crate::clock::Clock;
 use crate::custody::Custody;
 use crate::inboxes::Inboxes;
-use crate::input::{HopName, Input, LinkId, Row, Ticket};
+use crate::input::{HopName, Input, LinkId, Row, Signer, Ticket};
 use crate::links::Links;
 use crate::output::{CloseReason, CommandRefused, Event, InboxRefused, Op, Outcome, Output};
 use crate::queues::Queues;
@@ -92,6 +93,8 @@ pub struct Node {
     queues: Queues,
     transit: Transit,
     inboxes: Inboxes,
+    /// Receipts that may turn out to be of a renamed node.
+    doubted: VecDeque<(Box<Receipt>, Signed, Signer)>,
     asks: tracing::Asks,
     tombstones: Tombstones,
     paused: BTreeSet<HopName>,
@@ -149,6 +152,7 @@ impl Node {
             queues: Queues::default(),
             transit: Transit::default(),
             inboxes: Inboxes::default(),
+            doubted: VecDeque::new(),
             asks: tracing::Asks::default(),
             tombstones: Tombstones::default(),
             paused: BTreeSet::new(),
@@ -204,6 +208,7 @@ impl Node {
             | Input::RestoredPause(_) => self.restore(input),
             Input::Start { node, inboxes } => self.start(node, inboxes),
             Input::Names(names) => self.names(names),
+            Input::Aliases(aliases) => self.aliases(aliases),
             Input::SpoolRoom { free_bytes, total_bytes } => self.spool_room(free_bytes, total_bytes),
             Input::LinkUp { link, peer, side } => self.link_up(link, peer, side),
             Input::LinkDown { link } => self.link_down(link),
@@ -212,7 +217,7 @@ impl Node {
                 self.offer(arrivals::Offered { link, offer: *offer, id, body: *body, trusted, held });
             }
             Input::Receipt { link, number, receipt, signed, signer } => {
-                self.receipt(link, number, *receipt, signed, signer);
+                self.receipt(link, number, receipt, signed, signer);
             }
             Input::Record { link, record, signed, flood } => self.record(link, record, signed, flood),
             Input::RunSent { link, precedence, run_units } => self.run_sent(link, precedence, run_units),

@@ -11,6 +11,7 @@ use tram_proto::name::NodeName;
 use tram_proto::receipt::NodeRecord;
 use tram_proto::statement::Signed;
 
+use crate::aliases::Aliases;
 use crate::input::Names;
 use crate::limits;
 
@@ -89,6 +90,7 @@ pub(crate) struct Routing {
     by_name: BTreeMap<NodeName, NodeId>,
     /// Present at a node that owns names.
     registry: Option<Registry>,
+    pub(crate) aliases: Aliases,
     /// Set when this node has uplinks at all.
     has_uplink: bool,
 }
@@ -98,7 +100,8 @@ const DEPTH: usize = 16;
 
 impl Routing {
     pub(crate) fn new(own: NodeId, own_name: NodeName, has_uplink: bool) -> Self {
-        Self { own, own_name, records: BTreeMap::new(), by_name: BTreeMap::new(), registry: None, has_uplink }
+        let (records, by_name, aliases) = (BTreeMap::new(), BTreeMap::new(), Aliases::default());
+        Self { own, own_name, records, by_name, registry: None, aliases, has_uplink }
     }
 
     pub(crate) fn names(&mut self, names: Names) {
@@ -155,7 +158,10 @@ impl Routing {
         }
         let old = before.map(|_| self.toward(record.node));
         let node = record.node;
-        if let Some(known) = self.records.get(&node) {
+        if let Some(known) = self.records.get(&node)
+            && self.by_name.get(&known.record.name) == Some(&node)
+        {
+            // Another node may have been given the name since.
             self.by_name.remove(&known.record.name);
         }
         self.by_name.insert(record.name.clone(), node);
@@ -171,15 +177,13 @@ impl Routing {
         if *name == self.own_name {
             return Existence::Known(self.own);
         }
-        if let Some(node) = self.by_name.get(name) {
-            return Existence::Known(*node);
-        }
-        match &self.registry {
-            Some(registry) => match registry.known.get(name) {
-                Some(node) => Existence::Known(*node),
-                None if registry.owns(name) => Existence::Never,
-                None => Existence::Unknown,
-            },
+        let is_ours = self.registry.as_ref().is_some_and(|registry| registry.owns(name));
+        let registered = self.registry.as_ref().and_then(|registry| registry.known.get(name));
+        // A record may be of a node that had the name before; whoever owns the names knows.
+        let known = registered.filter(|_| is_ours).or_else(|| self.by_name.get(name)).or(registered);
+        match known.copied().or_else(|| self.aliases.resolve(name)) {
+            Some(node) => Existence::Known(node),
+            None if is_ours => Existence::Never,
             None => Existence::Unknown,
         }
     }
@@ -222,6 +226,7 @@ impl Routing {
 mod tests {
     use bytes::Bytes;
     use tram_proto::id::{CertHash, Incarnation};
+    use tram_proto::pki::Alias;
     use tram_proto::statement::Signature;
 
     use super::*;
@@ -325,6 +330,27 @@ mod tests {
         assert_eq!(routing.resolve(&name("off")), Existence::Known(id(7)));
         assert_eq!(routing.resolve(&name("x")), Existence::Never);
         check(&routing, 7, Hop::Hold);
+    }
+
+    #[test]
+    fn a_former_name_leads_to_its_node_until_another_one_bears_it() {
+        let mut routing = tree(true);
+        let name = |n: &str| n.parse().expect("a name");
+        let alias = |old, new, n| Alias { old: name(old), new: name(new), node: id(n), until_ms: 0 };
+        let live = vec![alias("m4", "n4", 4), alias("n0", "n1", 1)];
+        let ended = vec![alias("m3", "n3", 3)];
+        routing.aliases = Aliases::new(crate::input::Aliases { live, ended });
+        assert_eq!(routing.resolve(&name("m4")), Existence::Known(id(4)));
+        assert_eq!(routing.resolve(&name("n0")), Existence::Known(id(1)));
+        assert_eq!(routing.resolve(&name("m3")), Existence::Unknown);
+        let named = |n, called: &str, counter| NodeRecord { name: name(called), ..record(n, 1, counter) };
+        routing.learn(named(5, "m4", 1), signed(5));
+        assert_eq!(routing.resolve(&name("m4")), Existence::Known(id(5)));
+        // Two that took one another's name, whichever is heard of first.
+        routing.learn(named(2, "n3", 2), signed(2));
+        routing.learn(named(3, "n2", 2), signed(3));
+        assert_eq!(routing.resolve(&name("n3")), Existence::Known(id(2)));
+        assert_eq!(routing.resolve(&name("n2")), Existence::Known(id(3)));
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod check;
 mod disk;
 mod model;
 mod random;
+mod renaming;
 mod storm;
 mod world;
 

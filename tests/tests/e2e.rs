@@ -19,6 +19,7 @@ mod e2e {
     mod precedence;
     mod recipients;
     mod reload;
+    mod renaming;
     mod sequence;
     mod spool;
     mod trust;

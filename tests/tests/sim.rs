@@ -116,6 +116,42 @@ fn that_a_name_never_was_is_believed_also_when_it_is_said_again() {
 }
 
 #[test]
+fn mail_to_either_name_of_a_renamed_node_arrives_once_and_its_receipts_are_believed() {
+    const NEW: &str = "vanban@ninh-kieu-moi.can-tho";
+    const OLD: &str = "vanban@ninh-kieu.can-tho";
+    let mut world = quiet(21);
+    let send = |world: &mut World, to: &[&str]| {
+        for from in [CENTRAL, CAN_THO, CAI_RANG, CHAU_DOC] {
+            world.submit(from, to, Precedence::Routine, 10);
+            world.submit(from, to, Precedence::Routine, 200_000);
+        }
+        world.run(100);
+    };
+    world.cut(NINH_KIEU, CAN_THO, 2 * MINUTE);
+    send(&mut world, &[OLD]);
+    world.rename(NINH_KIEU, "ninh-kieu-moi.can-tho");
+    send(&mut world, &[OLD]);
+    send(&mut world, &[NEW]);
+    world.submit(NINH_KIEU, &[OLD, TO_CHAU_DOC], Precedence::Routine, 10);
+    world.submit(NINH_KIEU, &[NEW, TO_CHAU_DOC], Precedence::Routine, 10);
+    world.run(3 * MINUTE);
+    assert!(world.progress.values().all(|state| *state == State::Delivered), "before it has started again");
+    world.cut(NINH_KIEU, CAN_THO, 2 * MINUTE);
+    send(&mut world, &[OLD]);
+    send(&mut world, &[NEW]);
+    world.crash_and_restart(NINH_KIEU, SECOND);
+    world.run(SECOND);
+    send(&mut world, &[OLD]);
+    send(&mut world, &[NEW]);
+    world.submit(NINH_KIEU, &[OLD, TO_CHAU_DOC], Precedence::Routine, 10);
+    world.submit(NINH_KIEU, &[NEW, TO_CHAU_DOC], Precedence::Routine, 10);
+    world.run(5 * MINUTE);
+    assert_eq!(world.progress.len(), 8 * 7 + 2 * 4);
+    assert!(world.progress.values().all(|state| *state == State::Delivered), "{:?}", world.progress);
+    world.check_settled();
+}
+
+#[test]
 fn mail_follows_a_child_that_moves_to_another_province() {
     let mut world = quiet(4);
     world.applications = false;

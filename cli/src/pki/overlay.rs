@@ -86,9 +86,9 @@ async fn rename(place: &Place, old: &NodeName, new: &NodeName, alias_days: u16, 
         return show::json(&json!({ "old": old.to_string(), "new": new.to_string(), "alias_days": alias_days }));
     }
     show::line(&format!(
-        "{old} is {new} from its next certificate on; {old} is understood for {alias_days} days more"
+        "{old} gets a certificate as {new} when it hears of it; {old} is understood for {alias_days} days more"
     ))?;
-    say("`tram pki renew` on that machine, and a restart of tramd, have it take the name now");
+    say("the machine takes the name when tramd starts again there: `systemctl restart tramd`");
     Ok(())
 }
 

@@ -413,6 +413,10 @@ impl Desk {
             return Err(IssuerError::Locked(why.clone()));
         }
         let serials = inside.registry.revoke(which, reason, self.id, by, now_ms).map_err(super::issuer_error)?;
+        if let Some(name) = which.parse().ok().filter(|name| inside.registry.notice().has_aliases(name, now_ms)) {
+            let ended = inside.registry.announce(self.told(), now_ms, by, |notice| notice.end_aliases(&name, now_ms));
+            ended.map_err(failed)?;
+        }
         self.publish_in(&mut inside, false).map_err(failed)?;
         drop(inside);
         warn!(which, by, reason = reason.as_str(), certificates = serials.len(), "revoked");

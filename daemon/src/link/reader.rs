@@ -217,7 +217,7 @@ fn is_ours(link: &Link, offer: &Offer, body: &Body) -> Result<bool, WireError> {
                 what: "offer",
                 why: "a recipient is not among the envelope's addresses",
             })?;
-            ours |= address.node == link.here.name;
+            ours |= address.node == link.here.name || link.here.called.borrow().contains(&address.node);
         }
         ours |= recipient.node == Some(link.here.id);
     }

@@ -8,7 +8,7 @@ use tram_relay::input::Command;
 use tram_relay::output::Outcome;
 
 use super::access::Grant;
-use super::known::{read, visible};
+use super::known::{here, read, visible};
 use super::{Door, blocking, refusal};
 
 /// Has the core carry a command out; returns when that is durable.
@@ -52,11 +52,10 @@ pub(super) async fn set_status(
 ) -> Result<StatusSet, Status> {
     let spool = door.spool.clone();
     let found = blocking(move || read(&*spool, &message)).await?;
-    let (_, body) =
+    let (stored, body) =
         found.filter(|(stored, body)| visible(door, grant, stored, body)).ok_or_else(refusal::no_such_message)?;
-    let own = door.station.identity().name;
-    let here = body.to.iter().filter(|to| to.node == own && grant.inbox(&to.inbox));
-    let inboxes: Vec<Inbox> = here.map(|to| to.inbox.clone()).collect();
+    let here = here(door, &stored.message, &body).map(|(_, to)| &to.inbox);
+    let inboxes: Vec<Inbox> = here.filter(|inbox| grant.inbox(inbox)).cloned().collect();
     if inboxes.is_empty() {
         return Err(refusal::not_permitted(format!(
             "user {} may not receive from any inbox here that message {message} is for: only who takes it says what became of it",

@@ -9,10 +9,10 @@ use std::collections::BTreeMap;
 use tonic::Status;
 use tram_proto::envelope::Body;
 use tram_proto::local::{GapsAnswer, GapsRequest, Numbers, SequenceView};
-use tram_proto::name::{Inbox, NodeName};
+use tram_proto::name::{Address, Inbox};
 
 use super::access::Grant;
-use super::known::body_of;
+use super::known::{body_of, here};
 use super::{Door, blocking, refusal};
 
 /// Pairs of one answer; the others come with the next call.
@@ -98,11 +98,12 @@ impl Pairs {
         Self { after, most, ranges_most, pairs: BTreeMap::new(), ranges: 0, more: false }
     }
 
-    fn note(&mut self, body: &Body, own: &NodeName, inboxes: impl Fn(&Inbox) -> bool) {
-        for (to, number) in body.to.iter().zip(&body.pair_sequences) {
-            if to.node != *own || !inboxes(&to.inbox) || *number == 0 || *number == u64::MAX {
+    /// `here`: the addresses that count, with their places in the body's list.
+    fn note<'a>(&mut self, body: &Body, here: impl Iterator<Item = (usize, &'a Address)>) {
+        for (at, to) in here {
+            let Some(number) = body.pair_sequences.get(at).filter(|number| !matches!(**number, 0 | u64::MAX)) else {
                 continue;
-            }
+            };
             let sender = body.sender.as_ref().map(ToString::to_string).unwrap_or_default();
             // None of these words has a blank. The id goes first: a node's name may change, its counter goes on.
             let key = format!("{} {} {sender} {to}", body.origin, body.incarnation);
@@ -154,7 +155,6 @@ pub(super) async fn gaps(door: &Door, grant: &Grant, asked: GapsRequest) -> Resu
     if let Some(inbox) = only.as_ref().filter(|inbox| !grant.inbox(inbox)) {
         return Err(refusal::not_permitted(format!("user {} may not receive from inbox {inbox}", grant.uid)));
     }
-    let own = door.station.identity().name;
     let mut pairs = Pairs::new(asked.after, PAIRS, RANGES);
     let mut before = None;
     loop {
@@ -165,7 +165,8 @@ pub(super) async fn gaps(door: &Door, grant: &Grant, asked: GapsRequest) -> Resu
         for stored in &page {
             let body = body_of(stored)?;
             if body.created_ms >= asked.since_ms {
-                pairs.note(&body, &own, |inbox| only.as_ref().map_or_else(|| grant.inbox(inbox), |only| only == inbox));
+                let wanted = |inbox: &Inbox| only.as_ref().map_or_else(|| grant.inbox(inbox), |only| only == inbox);
+                pairs.note(&body, here(door, &stored.message, &body).filter(|(_, to)| wanted(&to.inbox)));
             }
         }
     }
@@ -177,7 +178,7 @@ mod tests {
 
     fn note(pairs: &mut Pairs, sender: &str, number: u64) {
         let body = super::super::tests::fake::body_from(sender, number);
-        pairs.note(&body, &"central".parse().expect("name"), |_| true);
+        pairs.note(&body, body.to.iter().enumerate().skip(1));
     }
 
     /// Sender, lowest, highest, missing, which, cut.

@@ -8,6 +8,7 @@ use tonic::Status;
 use tram_proto::envelope::Body;
 use tram_proto::id::MessageId;
 use tram_proto::local::Progress;
+use tram_proto::name::Address;
 use tram_proto::receipt::{Receipt, State};
 use tram_proto::row::{MessageRow, RecipientRow};
 
@@ -65,10 +66,21 @@ pub(super) fn body_of(stored: &StoredMessage) -> Result<Body, Status> {
 
 /// Whether the caller may know of a message: who submitted it, who may use its sender inbox, who may receive it here.
 pub(super) fn visible(door: &Door, grant: &Grant, stored: &StoredMessage, body: &Body) -> bool {
-    let own = door.station.identity().name;
     let sent = stored.message.user == Some(grant.uid)
         || (stored.message.user.is_some() && body.sender.as_ref().is_some_and(|sender| grant.inbox(sender)));
-    grant.everything || sent || body.to.iter().any(|to| to.node == own && grant.inbox(&to.inbox))
+    grant.everything || sent || here(door, &stored.message, body).any(|(_, to)| grant.inbox(&to.inbox))
+}
+
+/// The addresses that are for this node, by whatever name of its, with their places in the body's own list.
+pub(super) fn here<'a>(
+    door: &Door,
+    message: &'a MessageRow,
+    body: &'a Body,
+) -> impl Iterator<Item = (usize, &'a Address)> {
+    let own = door.station.identity().node;
+    let ours = message.recipients.iter().map(|row| row.recipient);
+    let ours = ours.filter(move |r| r.node == Some(own) && r.ordinal.list.is_none());
+    ours.map(|r| r.ordinal.index as usize).filter_map(|at| Some((at, body.to.get(at)?)))
 }
 
 /// The state of every recipient in the body's own list, by the row alone.

@@ -11,7 +11,7 @@ use tram_relay::input::Row;
 
 use super::access::Grant;
 use super::deliver::from;
-use super::known::{Known, body_of, visible};
+use super::known::{Known, body_of, here, visible};
 use super::{Door, blocking};
 use crate::spool::StoredMessage;
 
@@ -57,10 +57,9 @@ pub(super) async fn list(door: &Door, grant: &Grant, asked: MessagesRequest) -> 
 }
 
 async fn view(door: &Door, stored: StoredMessage, body: Body) -> Result<MessageView, Status> {
-    let own = door.station.identity().name;
     let side = if stored.message.from.is_none() {
         "sent"
-    } else if body.to.iter().any(|to| to.node == own) {
+    } else if here(door, &stored.message, &body).next().is_some() {
         "received"
     } else {
         "passing"

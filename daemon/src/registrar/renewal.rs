@@ -12,6 +12,7 @@ use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 use tram_pki::authority::Scope;
+use tram_pki::bundle::Bundle;
 use tram_pki::clock::{BACKDATE_MS, DAY_MS};
 use tram_pki::hash::Sha256;
 use tram_pki::keystore::{self, NodeKeys};
@@ -78,6 +79,8 @@ enum Why {
     Due,
     /// Another CA certifies this name from now on.
     OtherCa,
+    /// Its CA gave this node another name.
+    Renamed,
     /// Somebody asked for it.
     Asked,
 }
@@ -88,9 +91,11 @@ impl Renewal {
         let mut again = AGAIN;
         let (mut changes, mut said) = (self.shelf.changes(), false);
         let mut wanted = false;
+        // Of a name that its CA does not give it after all, a node asks once.
+        let mut given = None;
         loop {
             changes.mark_unchanged();
-            let ok = self.look(wanted, &mut said).await;
+            let ok = self.look(wanted, &mut given, &mut said).await;
             wanted &= !ok;
             let spread = self.other_ca().map(|at_ms| at_ms.saturating_sub(self.clock.wall_ms()));
             let wait = if ok { spread.map_or(LOOK, |ms| LOOK.min(Duration::from_millis(ms))) } else { again };
@@ -107,15 +112,16 @@ impl Renewal {
     }
 
     /// Does what is due; false when something has to be tried again soon.
-    async fn look(&self, asked: bool, said: &mut bool) -> bool {
+    async fn look(&self, asked: bool, given: &mut Option<NodeName>, said: &mut bool) -> bool {
         if let Err(why) = self.show() {
             warn!(%why, "the certificates of this node's CA cannot be written");
         }
         let ca = self.look_after_ca().await;
-        let Some(why) = self.why(asked) else { return ca };
+        let name = self.next_name();
+        let Some(why) = self.why(asked, name.is_some() && name != *given) else { return ca };
         match self.renew().await {
             Ok(until_ms) => {
-                *said = false;
+                (*given, *said) = (name, false);
                 self.tried.send_modify(|tried| tried.error.clear());
                 info!(until = %tram_pki::clock::Utc(until_ms), ?why, "this node's certificate was renewed");
                 ca
@@ -128,7 +134,18 @@ impl Renewal {
         }
     }
 
-    fn why(&self, asked: bool) -> Option<Why> {
+    /// The name that a CA says this node has, when it is another.
+    fn next_name(&self) -> Option<NodeName> {
+        let keys = self.trust.keys();
+        let (id, name) = (keys.identity().id, &keys.identity().name);
+        let next = |bundle: &Bundle| {
+            let mut own = bundle.aliases().filter(|alias| alias.node == id && alias.old == *name);
+            own.next().map(|alias| alias.new.clone())
+        };
+        self.shelf.with(next)
+    }
+
+    fn why(&self, asked: bool, renamed: bool) -> Option<Why> {
         let (keys, now_ms) = (self.trust.keys(), self.clock.wall_ms());
         let me = keys.identity();
         if asked {
@@ -136,6 +153,9 @@ impl Renewal {
         }
         if self.tried.borrow().renamed.is_some() {
             return None;
+        }
+        if renamed {
+            return Some(Why::Renamed);
         }
         if now_ms >= renew::due_ms(me) {
             return Some(Why::Due);
@@ -206,7 +226,7 @@ impl Renewal {
         if name != keys.identity().name {
             // The engine and every link know the old name: both change together, when the node starts again.
             self.commit(chain).await?;
-            warn!(%name, "this node has another name from its next start on");
+            warn!(%name, "this node has another name from its next start on: restart it (`systemctl restart tramd`)");
             self.tried.send_modify(|tried| tried.renamed = Some(name));
             return Ok(until_ms);
         }
@@ -277,7 +297,7 @@ impl Renewal {
                 return true;
             }
         };
-        let Some(root) = self.shelf.with(tram_pki::bundle::Bundle::root_id) else { return true };
+        let Some(root) = self.shelf.with(Bundle::root_id) else { return true };
         let request = match renew::authority_request(&self.trust.keys(), csr) {
             Ok(request) => request,
             Err(why) => {

@@ -120,7 +120,7 @@ pub fn sign(
     if registry.is_revoked_key(key.hash()) {
         return Err(SignError::RevokedKey(name));
     }
-    let node = registry.id_for(&name, order.role)?;
+    let node = registry.id_for(&name, order.role, now_ms)?;
     let subject = Subject { id: node, name: name.clone(), role: order.role };
     let known = registry.node(&name).filter(|known| known.id == node && known.role == order.role);
     let last = known.and_then(|known| known.certificates.last());

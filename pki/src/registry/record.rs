@@ -234,6 +234,24 @@ impl NoticeRecord {
         self.aliases.push(AliasRecord { old: old.clone(), new: new.clone(), node, until_ms });
     }
 
+    /// The alias by which mail to `name` is for another node than `node`, if there is one.
+    pub(crate) fn former(&self, name: &NodeName, node: Option<NodeId>, now_ms: u64) -> Option<&AliasRecord> {
+        self.aliases.iter().find(|a| a.old == *name && a.until_ms > now_ms && Some(a.node) != node)
+    }
+
+    /// Whether the node of this name is understood by another one as well.
+    #[must_use]
+    pub fn has_aliases(&self, name: &NodeName, now_ms: u64) -> bool {
+        self.aliases.iter().any(|alias| alias.new == *name && alias.until_ms > now_ms)
+    }
+
+    /// The node of this name is no more: its names are free for others.
+    pub fn end_aliases(&mut self, name: &NodeName, now_ms: u64) {
+        for alias in self.aliases.iter_mut().filter(|alias| alias.new == *name) {
+            alias.until_ms = alias.until_ms.min(now_ms);
+        }
+    }
+
     /// Another CA may certify this node from now on.
     pub fn transfer(&mut self, node: NodeId, to: &Scope, now_ms: u64) {
         let to = to.apex().map(ToString::to_string).unwrap_or_default();
@@ -267,7 +285,8 @@ impl NoticeRecord {
             version: self.version,
             authority: authority.0,
             at_ms: self.at_ms,
-            aliases: self.aliases.iter().filter(|a| a.until_ms > now_ms).map(alias).take(limits::ALIASES).collect(),
+            // Ended ones, too: they prove receipts for what was sent in their time. The newest, if there is no room for all.
+            aliases: self.aliases.iter().rev().map(alias).take(limits::ALIASES).collect(),
             transfers: self.transfers.iter().filter_map(transfer).take(limits::ALIASES).collect(),
             doors: self.doors.iter().filter(|d| d.until_ms > now_ms).filter_map(door).take(limits::DOORS).collect(),
         }

@@ -203,7 +203,7 @@ fn a_restored_registry_learns_from_the_log_who_came_and_who_went() {
     let admit = |registry: &mut Registry, name: &str| {
         let role = Role::Province;
         let name: NodeName = name.parse().expect("name");
-        let subject = Subject { id: registry.id_for(&name, role).expect("an id"), name, role };
+        let subject = Subject { id: registry.id_for(&name, role, NOW_MS).expect("an id"), name, role };
         let key = crate::csr::LeafKey::of(&crate::fixtures::key()).expect("a key");
         let issued = overlay.authority().issue(&key, &subject, NOW_MS).expect("issued");
         (subject, issued)
@@ -263,4 +263,33 @@ fn a_restored_registry_learns_from_the_log_who_came_and_who_went() {
     let mut registry = restored(&overlay, &current, &bad);
     assert_eq!(registry.restored(0, &[], 1000, NOW_MS).expect("read"), 0);
     assert_eq!((nodes(&registry), registry.revoked()), (known, revoked));
+}
+
+#[test]
+fn row_27_a_former_name_goes_to_a_new_node_only_when_it_means_the_old_one_no_more() {
+    let overlay = Overlay::new("tram.internal");
+    let mut registry = open(&overlay);
+    let name = |text: &str| text.parse::<NodeName>().expect("name");
+    let token = registry.new_token(overlay.authority(), &order("can-tho"), NOW_MS).expect("made");
+    let node = registry.token(&token.id).expect("kept").node;
+    let key = crate::csr::LeafKey::of(&crate::fixtures::key()).expect("P-256");
+    let subject = crate::authority::Subject { id: node, ..crate::fixtures::subject("can-tho") };
+    let issued = overlay.authority().issue(&key, &subject, NOW_MS).expect("issued");
+    registry.renewed(&subject, &issued, "test").expect("written");
+    registry.rename(&name("can-tho"), &name("tay-do"), "lan", NOW_MS).expect("free");
+    let until_ms = NOW_MS + DAY_MS;
+    registry
+        .announce(0, NOW_MS, "lan", |n| n.alias(&name("can-tho"), &name("tay-do"), node, until_ms))
+        .expect("announced");
+
+    let early = registry.new_token(overlay.authority(), &order("can-tho"), NOW_MS + 1).expect_err("understood");
+    assert!(early.to_string().contains("former name of tay-do"), "{early}");
+    // Once it has ended, or its node was revoked; the id stays with the node that was renamed.
+    assert!(registry.notice().has_aliases(&name("tay-do"), NOW_MS + 1));
+    registry.announce(0, NOW_MS, "lan", |n| n.end_aliases(&name("tay-do"), NOW_MS + 1)).expect("announced");
+    let token = registry.new_token(overlay.authority(), &order("can-tho"), NOW_MS + 1).expect("free again");
+    assert_ne!(registry.token(&token.id).expect("kept").node, node);
+    // What was sent in its time is still proven.
+    let notice = registry.notice().to_notice(overlay.authority().id(), NOW_MS + 90 * DAY_MS);
+    assert_eq!(notice.aliases.iter().map(|a| a.until_ms).collect::<Vec<_>>(), [NOW_MS + 1]);
 }

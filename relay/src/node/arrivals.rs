@@ -12,7 +12,7 @@ use tram_proto::manifest::Layout;
 use tram_proto::receipt::{Ordinal, Reason, State};
 use tram_proto::row::{MessageRow, Phase};
 
-use crate::custody::{Custody, Hops, Live, ROW_BYTES, Settled, Source};
+use crate::custody::{Custody, Ended, Hops, Live, ROW_BYTES, Settled, Source};
 use crate::input::{Held, LinkId, Row, Side};
 use crate::limits;
 use crate::links::PutOff;
@@ -82,7 +82,7 @@ impl Node {
         o.offer.recipients.retain(|r| !self.tombstones.covers(id, origin, r.ordinal));
         let Some(settled) = self.custody.settled(o.id) else { return };
         let known = settled.recipients.clone();
-        let is_known = |r: &Recipient| known.iter().any(|(ordinal, ..)| *ordinal == r.ordinal);
+        let is_known = |r: &Recipient| known.iter().any(|k| k.ordinal == r.ordinal);
         if o.offer.visit.attempt > 0 && o.offer.recipients.iter().any(is_known) {
             // The origin asks again, so a receipt may have been lost with a relay's disk: say it once more.
             self.state_again(&o.body, o.id, &known);
@@ -97,7 +97,7 @@ impl Node {
         let created = self.clock.corrected_ms(self.now);
         let from = self.links.get(o.link).map(|l| l.peer.node);
         let recipients = o.offer.recipients.iter().map(|r| {
-            let node = r.node.or_else(|| self.known_node(&o.body, r.ordinal));
+            let node = self.node_of(&o, r);
             new_recipient(Recipient { node, ..*r }, State::Relayed, created)
         });
         let message = MessageRow {
@@ -153,10 +153,7 @@ impl Node {
         }
         if newer || !added.is_empty() {
             let created = self.clock.corrected_ms(self.now);
-            let resolved: Vec<_> = added
-                .iter()
-                .map(|r| Recipient { node: r.node.or_else(|| self.known_node(&o.body, r.ordinal)), ..*r })
-                .collect();
+            let resolved: Vec<_> = added.iter().map(|r| Recipient { node: self.node_of(&o, r), ..*r }).collect();
             if let Some(peer) = self.links.get(o.link).map(|l| l.peer.node).filter(|_| newer) {
                 // Where it came from decides whether it may go up, and among whose it waits.
                 let turn = |custody: &Custody| custody.get(row).map(|live| (live.precedence, live.turn()));
@@ -209,7 +206,7 @@ impl Node {
             .iter()
             .map(|r| {
                 let name = o.body.to.get(r.ordinal.index as usize).map(|address| &address.node);
-                (*r, self.routing.way(r.node.or_else(|| self.known_node(&o.body, r.ordinal)), name))
+                (*r, self.routing.way(self.node_of(o, r), name))
             })
             .collect();
         let (fit, full): (Vec<_>, Vec<_>) =
@@ -226,12 +223,14 @@ impl Node {
         false
     }
 
-    fn known_node(&self, body: &Body, ordinal: Ordinal) -> Option<tram_proto::id::NodeId> {
-        let address = body.to.get(ordinal.index as usize)?;
-        match self.routing.resolve(&address.node) {
-            Existence::Known(node) => Some(node),
+    /// The node of a recipient, as far as anyone knows. What turns out to be for this node by a name that the link did not
+    /// know when it read the offer goes up, and is looked at when it comes back.
+    fn node_of(&self, o: &Offered, r: &Recipient) -> Option<NodeId> {
+        let resolve = || match self.routing.resolve(&o.body.to.get(r.ordinal.index as usize)?.node) {
+            Existence::Known(node) => Some(node).filter(|node| *node != self.config.node || o.trusted == Some(true)),
             Existence::Never | Existence::Unknown => None,
-        }
+        };
+        r.node.or_else(resolve)
     }
 
     /// Sends a message away whose signature does not hold. It says nothing of the true message of that id, which may
@@ -436,8 +435,7 @@ impl Node {
             self.op(Op::DeleteMessage { row });
         } else {
             let until_ms = live.deadline_ms.saturating_add(limits::REMEMBER_MS);
-            let recipients: Vec<_> =
-                live.message.recipients.iter().map(|r| (r.recipient.ordinal, r.state, r.at_ms)).collect();
+            let recipients: Vec<_> = live.message.recipients.iter().map(Ended::of).collect();
             // Of a tombstone that only passed through, the spool remembers what it takes back.
             if !recipients.is_empty() {
                 self.custody.settle(live.message.id, Settled { until_ms, recipients });

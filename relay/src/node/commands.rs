@@ -1,5 +1,7 @@
 //! What people and applications ask beside sending and taking. Each is answered when what it changed is durable.
 
+use std::collections::BTreeSet;
+
 use tram_proto::envelope::Body;
 use tram_proto::error::WireError;
 use tram_proto::id::MessageId;
@@ -7,6 +9,7 @@ use tram_proto::name::{Inbox, NodeName};
 use tram_proto::receipt::{Ordinal, Reason, Receipt, State};
 use tram_proto::row::Phase;
 
+use crate::custody::Ended;
 use crate::input::{Command, HopName, Row, Ticket};
 use crate::limits;
 use crate::node::{After, Node};
@@ -55,15 +58,15 @@ impl Node {
             .map_err(CommandRefused::Invalid)?;
         let has_it = |state: State| matches!(state, State::Delivered | State::Status);
         let settled = self.custody.settled(message).into_iter().flat_map(|s| &s.recipients);
-        let settled = settled.filter(|(_, state, _)| has_it(*state)).map(|(ordinal, ..)| *ordinal);
+        let settled = settled.copied().filter(|r| has_it(r.state));
         let live = self.custody.find(message).and_then(|row| self.custody.get(row));
         let live = live.into_iter().flat_map(|l| &l.message.recipients);
-        let live = live.filter(|r| r.phase == Phase::Ended && has_it(r.state)).map(|r| r.recipient.ordinal);
-        let ours = |o: &Ordinal| {
-            let address = body.to.get(o.index as usize).filter(|_| o.list.is_none());
-            address.is_some_and(|a| a.node == self.config.name && inboxes.contains(&a.inbox))
+        let live = live.filter(|r| r.phase == Phase::Ended && has_it(r.state)).map(Ended::of);
+        let ours = |r: &Ended| {
+            let address = body.to.get(r.ordinal.index as usize).filter(|_| r.ordinal.list.is_none());
+            r.node == Some(self.config.node) && address.is_some_and(|a| inboxes.contains(&a.inbox))
         };
-        let ordinals: std::collections::BTreeSet<Ordinal> = settled.chain(live).filter(ours).collect();
+        let ordinals: BTreeSet<Ordinal> = settled.chain(live).filter(ours).map(|r| r.ordinal).collect();
         if ordinals.is_empty() {
             return Err(CommandRefused::NotDelivered(message));
         }

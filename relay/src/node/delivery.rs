@@ -4,10 +4,11 @@ use bytes::Bytes;
 use tram_proto::envelope::Body;
 use tram_proto::id::MessageId;
 use tram_proto::name::Inbox;
-use tram_proto::receipt::{Ordinal, Reason, Receipt, Stamp, State};
+use tram_proto::receipt::{Reason, Receipt, Stamp, State};
 use tram_proto::row::{Phase, ReceiptRow};
 use tram_proto::statement::Kind;
 
+use crate::custody::Ended;
 use crate::input::{Consumer, Row, Ticket};
 use crate::limits;
 use crate::node::{After, Node};
@@ -23,8 +24,10 @@ impl Node {
     pub(super) fn hand_out(&mut self) {
         while let Some((consumer, inbox, row, redelivered)) = self.inboxes.hand_out(self.now.mono_ms) {
             let Some(live) = self.custody.get(row) else { continue };
-            let address = live.to.iter().find(|a| a.inbox == inbox && a.node == self.config.name);
-            if let Some(address) = address.cloned() {
+            // Under whatever name of this node it was sent.
+            let waiting = live.message.recipients.iter().filter(|r| r.phase == Phase::Inbox);
+            let mut addresses = waiting.filter_map(|r| live.address(r.recipient.ordinal));
+            if let Some(address) = addresses.find(|a| a.inbox == inbox).cloned() {
                 let id = live.message.id;
                 self.outputs.push_back(Output::Deliver { consumer, row, id, address, redelivered });
             }
@@ -165,13 +168,13 @@ impl Node {
     }
 
     /// Says again what was said about a message that is settled here.
-    pub(super) fn state_again(&mut self, body: &Body, message: MessageId, known: &[(Ordinal, State, u64)]) {
+    pub(super) fn state_again(&mut self, body: &Body, message: MessageId, known: &[Ended]) {
         let at_ms = self.clock.corrected_ms(self.now);
-        for (ordinal, state, _) in known {
+        for Ended { ordinal, node, state, .. } in known {
             let Some(address) = body.to.get(ordinal.index as usize) else { continue };
             // Who may say so depends on why: the owner of the names, or the destination.
             let reason = match state {
-                State::Undeliverable if address.node == self.config.name => Reason::NoSuchInbox,
+                State::Undeliverable if *node == Some(self.config.node) => Reason::NoSuchInbox,
                 State::Undeliverable => Reason::NoSuchNode,
                 State::Expired => Reason::LifetimeEnded,
                 _ => Reason::None,

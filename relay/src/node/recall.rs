@@ -181,8 +181,8 @@ impl Node {
             }
         }
         let settled = self.custody.settled(target);
-        if let Some((_, state, _)) = settled.and_then(|s| s.recipients.iter().find(|(o, ..)| *o == ordinal)) {
-            return !has_it(*state);
+        if let Some(ended) = settled.and_then(|s| s.recipients.iter().find(|r| r.ordinal == ordinal)) {
+            return !has_it(ended.state);
         }
         let at_ms = self.clock.corrected_ms(self.now);
         let until_ms = deadline_ms.saturating_add(limits::REMEMBER_MS);

@@ -6,7 +6,8 @@ use tram_proto::receipt::NodeRecord;
 use tram_proto::row::{NodeRow, Phase};
 use tram_proto::statement::{Kind, Signed};
 
-use crate::input::{LinkId, Names, Row, Side};
+use crate::aliases::Aliases;
+use crate::input::{self, LinkId, Names, Row, Side};
 use crate::limits;
 use crate::node::Node;
 use crate::output::{Event, Op, Output, Statement};
@@ -189,6 +190,12 @@ impl Node {
         self.reroute();
     }
 
+    pub(super) fn aliases(&mut self, aliases: input::Aliases) {
+        self.routing.aliases = Aliases::new(aliases);
+        self.reroute();
+        self.look_at_doubted();
+    }
+
     /// Routes changed: every waiting message and receipt looks for its next hop anew.
     pub(super) fn reroute(&mut self) {
         for (row, origin) in self.transit.drain() {
@@ -223,19 +230,24 @@ impl Node {
     /// Adds the ids of nodes whose names can be resolved by now; true if something has to be judged.
     fn resolve(&mut self, row: Row) -> bool {
         let Some(live) = self.custody.get_mut(row) else { return false };
+        let is_own = live.is_own();
         let to = &live.to;
         let mut changed = false;
         for r in &mut live.message.recipients {
-            if r.phase != Phase::Forward || r.recipient.node.is_some() || r.recipient.ordinal.list.is_some() {
+            // Of what has left the origin, too: whom the name meant decides whose receipt is believed.
+            let is_open = r.phase == Phase::Forward || (is_own && r.phase == Phase::Handed);
+            if !is_open || r.recipient.node.is_some() || r.recipient.ordinal.list.is_some() {
                 continue;
             }
             let Some(address) = to.get(r.recipient.ordinal.index as usize) else { continue };
             match self.routing.resolve(&address.node) {
+                // Nobody looked at its signature when it came: it goes up, and is looked at when it comes back.
+                Existence::Known(node) if node == self.config.node && !is_own => {}
                 Existence::Known(node) => {
                     r.recipient = Recipient { node: Some(node), ..r.recipient };
                     changed = true;
                 }
-                Existence::Never => changed = true,
+                Existence::Never => changed |= r.phase == Phase::Forward,
                 Existence::Unknown => {}
             }
         }

@@ -4,7 +4,7 @@ use tram_proto::name::Inbox;
 use tram_proto::receipt::State;
 use tram_proto::row::{NodeRow, Phase};
 
-use crate::custody::{Live, Settled};
+use crate::custody::{Ended, Live, Settled};
 use crate::input::{Input, Row};
 use crate::limits;
 use crate::node::Node;
@@ -26,12 +26,11 @@ impl Node {
             }
             Input::RestoredSettled { row, message, origin, deadline_ms } => {
                 self.seen_row(row);
-                let recipients: Vec<_> =
-                    message.recipients.iter().map(|r| (r.recipient.ordinal, r.state, r.at_ms)).collect();
+                let recipients: Vec<_> = message.recipients.iter().map(Ended::of).collect();
                 let until_ms = deadline_ms.saturating_add(limits::REMEMBER_MS);
                 if let Some(target) = message.recalls {
-                    let done = recipients.iter().filter(|(_, state, _)| *state == State::Delivered);
-                    let done: Vec<_> = done.map(|(ordinal, ..)| *ordinal).collect();
+                    let done = recipients.iter().filter(|r| r.state == State::Delivered);
+                    let done: Vec<_> = done.map(|r| r.ordinal).collect();
                     self.tombstones.put(target, origin, message.recipients.iter().map(|r| r.recipient.ordinal));
                     if message.from.is_some() && !done.is_empty() {
                         self.custody.settle_recalled(target, until_ms, &done, message.received_ms);

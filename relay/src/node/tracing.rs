@@ -82,8 +82,8 @@ impl Node {
                 known = known.or(Some((State::Relayed, *at_ms)));
                 onward.push((*hop, *r));
             } else if let Some(settled) = self.custody.settled(message) {
-                let state = settled.recipients.iter().find(|(o, ..)| *o == r.ordinal);
-                known = state.map(|(_, state, at_ms)| (*state, *at_ms)).or(known);
+                let state = settled.recipients.iter().find(|known| known.ordinal == r.ordinal);
+                known = state.map(|ended| (ended.state, ended.at_ms)).or(known);
             }
         }
         let told = known.map(|(state, at_ms)| TraceHop {

@@ -10,7 +10,7 @@ use tram_proto::manifest::Layout;
 use tram_proto::receipt::{NodeRecord, Receipt, Stamp, State};
 use tram_proto::statement::Signed;
 use tram_relay::Input;
-use tram_relay::input::{Held, LinkId, Row};
+use tram_relay::input::{Held, LinkId, Row, Signer};
 use tramd::spool::SpoolError;
 
 use super::Place;
@@ -249,8 +249,11 @@ impl World {
             self.on_spool(place, "look for units", |s| s.held(body.payload_root, layout))
         };
         let Some(held) = held else { return };
-        let here = &self.nodes[place].name;
-        let is_recipient = offer.recipients.iter().any(|r| body.to[r.ordinal.index as usize].node == *here);
+        let here = self.nodes[place].id;
+        let is_here = |r: &Recipient| {
+            r.node == Some(here) || self.place_of(&body.to[r.ordinal.index as usize].node) == Some(place)
+        };
+        let is_recipient = offer.recipients.iter().any(is_here);
         let trusted = (is_recipient || body.recalls.is_some()).then(|| offer.envelope.signature.signature == SIGNED);
         let (offer, body) = (Box::new(offer), Box::new(body));
         self.tell(place, Input::Offer { link, offer, id, body, trusted, held });
@@ -259,7 +262,8 @@ impl World {
     pub(super) fn send_receipt(&mut self, place: Place, link: LinkId, number: u64, row: Row) {
         let Some(signed) = self.on_spool(place, "load a receipt", |s| s.receipt(row)) else { return };
         let receipt = Receipt::decode(&signed.statement).expect("it decodes");
-        let signer = self.said_by(&signed);
+        // By the certificate that it had then.
+        let signer = Signer { name: receipt.name.clone(), ..self.said_by(&signed) };
         if let Some(line) = self.lines.get_mut(&link) {
             line.out.insert(number, Out::Receipt(receipt.message, receipt.ordinal.index, receipt.state));
         }

@@ -85,7 +85,7 @@ impl World {
             for (address, ordinal) in sent.to.iter().zip(0..) {
                 let states: BTreeSet<State> = kept.iter().filter(|(o, ..)| *o == ordinal).map(|(_, s, _)| *s).collect();
                 let good = states.contains(&State::Delivered) || states.contains(&State::Status);
-                let place = self.nodes.iter().position(|n| n.name == address.node);
+                let place = self.place_of(&address.node);
                 let place = place.filter(|_| self.inboxes.contains(&address.inbox));
                 let address = address.to_string();
                 let wrote = self.model.took.contains(&(*id, address.clone()));

@@ -8,10 +8,11 @@ use tram_proto::frame::Offer;
 use tram_proto::id::{CertHash, Digest, Incarnation, MessageId, NodeId};
 use tram_proto::manifest::Layout;
 use tram_proto::name::{Inbox, NodeName, Role};
+use tram_proto::pki::Alias;
 use tram_proto::receipt::State;
 use tram_proto::row::NodeRow;
 use tram_proto::statement::{Batch, Kind, Signature, Signed};
-use tram_relay::input::{Consumer, LinkId, Names, Side, Signer, Ticket};
+use tram_relay::input::{Aliases, Consumer, LinkId, Side, Signer, Ticket};
 use tram_relay::output::{CommandRefused, Event, Op, Outcome};
 use tram_relay::{Config, Input, Node, Now, Output};
 use tramd::committer::{Persist, Sign, sign_ops};
@@ -102,6 +103,7 @@ pub struct SimNode {
     pub id: NodeId,
     /// Its name.
     pub name: NodeName,
+    pub(super) next_name: Option<NodeName>,
     pub(super) role: Role,
     /// What its spool lies on.
     pub disk: Disk,
@@ -197,6 +199,7 @@ pub struct World {
     order: u64,
     /// What happened so far.
     pub steps: u64,
+    pub(super) aliases: Vec<Alias>,
     /// All nodes; the first is the top and owns the names.
     pub nodes: Vec<SimNode>,
     pub(super) lines: BTreeMap<LinkId, Line>,
@@ -251,6 +254,7 @@ impl World {
         let nodes = nodes.into_iter().enumerate().map(|(place, (name, role, parents, disk))| SimNode {
             id: NodeId([u8::try_from(place + 1).expect("few nodes"); 16]),
             name: name.parse().expect("a name"),
+            next_name: None,
             role,
             disk,
             spool: None,
@@ -291,6 +295,7 @@ impl World {
             progress: BTreeMap::new(),
             commanded: Vec::new(),
             manners,
+            aliases: Vec::new(),
             applications: true,
             deaf: false,
             inboxes: vec!["vanban".parse().expect("a name")],
@@ -338,7 +343,8 @@ impl World {
         let (boot, fresh) = (self.random.wide(), self.random.wide());
         self.say(place, || "starts".to_owned());
         let clock = self.clock(place);
-        let names = self.nodes.iter().map(|n| (n.name.clone(), n.id)).collect();
+        self.take_name(place);
+        let (names, aliases) = (self.names(), self.aliases());
         let node = &mut self.nodes[place];
         node.life += 1;
         node.timer_at = u64::MAX;
@@ -382,7 +388,10 @@ impl World {
         inboxes.extend(self.inboxes.iter().cloned());
         core.handle(Input::Start { node: row, inboxes }, clock);
         if place == 0 {
-            core.handle(Input::Names(Names { known: names, ..Names::default() }), clock);
+            core.handle(Input::Names(names), clock);
+        }
+        if aliases != Aliases::default() {
+            core.handle(Input::Aliases(aliases), clock);
         }
         let node = &mut self.nodes[place];
         let take_it = node.damaged || std::mem::take(&mut node.unknown);

@@ -215,14 +215,7 @@ impl Engine {
         let id = Body::id(&statement);
         let row = Row(self.next_row);
         self.next_row += 1;
-        let recipients = (0..).take(body.to.len()).map(|index| RecipientRow {
-            recipient: Recipient { ordinal: Ordinal::body(index), node: None },
-            phase: Phase::Forward,
-            state: State::Submitted,
-            reason: Reason::None,
-            detail: String::new(),
-            at_ms: NOW_MS,
-        });
+        let recipients = (0..).take(body.to.len()).map(|index| recipient(index, None));
         let message = MessageRow {
             id,
             visit: Visit { attempt: 1, hops: 0 },
@@ -369,7 +362,8 @@ pub(super) fn put_from(spool: &dyn Spool, row: u64, body: &Body) {
         visit: Visit { attempt: 1, hops: 1 },
         from: Some(body.origin),
         received_ms: NOW_MS,
-        recipients: Vec::new(),
+        // The other address of the body is on another way.
+        recipients: vec![recipient(1, Some(NodeId([1; 16])))],
         stamps: Vec::new(),
         complete: true,
         handed_ms: 0,
@@ -381,6 +375,17 @@ pub(super) fn put_from(spool: &dyn Spool, row: u64, body: &Body) {
     let envelope = Statement::Signed(signed(statement));
     let op = Op::PutMessage { row: Row(row), message, envelope, inline: Some(Bytes::new()), payload: None };
     spool.commit(&[op]).expect("committed");
+}
+
+fn recipient(index: u32, node: Option<NodeId>) -> RecipientRow {
+    RecipientRow {
+        recipient: Recipient { ordinal: Ordinal::body(index), node },
+        phase: Phase::Forward,
+        state: State::Submitted,
+        reason: Reason::None,
+        detail: String::new(),
+        at_ms: NOW_MS,
+    }
 }
 
 fn body(asked: &Submission) -> Body {
