@@ -139,6 +139,8 @@ fn a_province_that_began_alone_joins_with_all_its_nodes_as_they_are() {
     for node in ["C", "CT"] {
         until("nothing is wrong", SOON, || (overlay.tram(node, &["pki", "status"]).code == 0).then_some(()));
     }
+    let _ = overlay.tram("CT", &["pki", "revoke", "phong-dien.can-tho", "--reason", "retired", "--yes"]).ok();
+    until("the district is cut off", SOON, || (!overlay.has_link("CT", "phong-dien.can-tho")).then_some(()));
     overlay.tram("C", &["token", "new", "can-tho", "--role", "province"]).fails(65, &["can-tho has a CA of its own"]);
     let revoke = ["pki", "revoke", "can-tho", "--reason", "retired", "--yes"];
     overlay.tram("C", &revoke).fails(65, &["revoke --ca can-tho"]);
