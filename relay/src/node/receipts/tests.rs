@@ -105,7 +105,10 @@ impl Origin {
         self.0.handle(Input::Submit { ticket: Ticket(1), submission: Box::new(submission) }, NOW);
         self.run();
         let [row] = self.0.custody.rows().map(|(row, _)| row).collect::<Vec<_>>()[..] else { panic!("one message") };
-        self.0.custody.get(row).expect("a row").message.id
+        let message = &mut self.0.custody.get_mut(row).expect("a row").message;
+        // Its uplink has it.
+        message.recipients[0].phase = Phase::Handed;
+        message.id
     }
 
     /// What node `n`, by a certificate with this name, says of a message to `to`.
