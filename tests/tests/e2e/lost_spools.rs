@@ -88,7 +88,10 @@ fn a_spool_put_back_from_a_copy_is_kept_out_until_it_is_emptied() {
     let overlay = Overlay::line(PROGRAM, HERE);
     overlay.kill("NK");
     send(&overlay, "AG", "vanban@ninh-kieu.can-tho", 0..5);
-    until("the province holds them", SOON, || (overlay.waiting("CT", "ninh-kieu.can-tho") == 5).then_some(()));
+    // Also as central knows: else it would still hold them beside those that come later.
+    until("the province holds them", SOON, || {
+        (overlay.waiting("CT", "ninh-kieu.can-tho") == 5 && overlay.waiting("C", "can-tho") == 0).then_some(())
+    });
     overlay.kill("CT");
     copy(&overlay, "CT", "old");
     for _ in 0..2 {
