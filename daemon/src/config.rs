@@ -14,6 +14,7 @@ use toml::{Table, Value};
 use tram_proto::join::HostPort;
 use tram_proto::name::{Inbox, NodeName};
 
+use crate::http::{self, Loopback};
 use crate::link::pace::{Congestion, Pace};
 use crate::local::access::Rule;
 use crate::paths::Paths;
@@ -156,6 +157,44 @@ pub enum LogFormat {
     Json,
 }
 
+/// `[http]`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct HttpSection {
+    listen: Option<String>,
+}
+
+/// Where metrics are served.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum HttpListen {
+    /// Where the node's files are decides: [`http::DEFAULT`] in the system's places, nowhere under `--dir`.
+    #[default]
+    Unsaid,
+    /// Nowhere.
+    Off,
+    /// Here.
+    At(Loopback),
+}
+
+impl HttpListen {
+    fn of(text: Option<&str>) -> Result<Self, String> {
+        match text {
+            None => Ok(Self::Unsaid),
+            Some("") => Ok(Self::Off),
+            Some(text) => text.parse().map(Self::At),
+        }
+    }
+
+    /// What it means for the node of these paths.
+    pub(crate) fn address(self, paths: &Paths) -> Option<Loopback> {
+        match self {
+            Self::Unsaid if paths.is_system() => http::DEFAULT.parse().ok(),
+            Self::Unsaid | Self::Off => None,
+            Self::At(address) => Some(address),
+        }
+    }
+}
+
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Sections {
@@ -165,6 +204,7 @@ struct Sections {
     uplink: Vec<UplinkSection>,
     plan: PlanSection,
     spool: SpoolSection,
+    http: HttpSection,
     log: LogSection,
 }
 
@@ -187,6 +227,8 @@ pub struct Config {
     pub plan: Plan,
     /// `[spool]`
     pub spool: SpoolSection,
+    /// `[http] listen`
+    pub http: HttpListen,
     /// `[log]`
     pub log: LogSection,
 }
@@ -330,6 +372,7 @@ impl Sections {
         if let Some(advertise) = &self.listen.advertise {
             advertise.parse::<HostPort>().map_err(|e| wrong("listen.advertise", e.to_string()))?;
         }
+        let http = HttpListen::of(self.http.listen.as_deref()).map_err(|why| wrong("http.listen", why))?;
         let zone = zone(self.node.timezone.as_deref()).map_err(|why| wrong("node.timezone", why))?;
         let parents: Vec<NodeName> = uplinks.iter().map(|uplink| uplink.node.clone()).collect();
         let plan = self.plan.check(entries, zone, &parents).map_err(|error| {
@@ -345,6 +388,7 @@ impl Sections {
             rules: self.access.rule,
             uplinks,
             spool: self.spool,
+            http,
             log: self.log,
         })
     }
@@ -387,6 +431,9 @@ mod tests {
         let twice = "[[uplink]]\nnode = \"a\"\naddresses = [\"h:1\"]\n".repeat(2);
         check(&twice, Err(&["uplink.node", "a stands twice"]));
         check("[listen]\ncongestion = \"reno\"\n", Err(&["line 2", "reno", "tram", "cubic", "bbr"]));
+        check("[http]\nlisten = \"0.0.0.0:7480\"\n", Err(&["http.listen", "mutual TLS", "127.0.0.1:7480"]));
+        check("[http]\nlisten = \"localhost\"\n", Err(&["http.listen", "IP:PORT"]));
+        check("[http]\nlisten = \"\"\n", Ok(()));
         check("[log]\nlevel = \"tramd=loud\"\n", Err(&["log.level", "loud"]));
     }
 
@@ -400,6 +447,16 @@ mod tests {
         let full = Config::from_text(Path::new("tramd.example.toml"), &uncommented).expect("valid with every key set");
         assert!(full.spool.max.is_some() && full.listen.advertise.is_some() && !full.rules.is_empty());
         assert!(full.node.timezone.is_some() && full.plan != config.plan);
+    }
+
+    #[test]
+    fn the_http_door_is_open_in_the_systems_places_and_elsewhere_when_it_is_said() {
+        let (system, own) = (Paths::new(None), Paths::new(Some(Path::new("/tmp/C"))));
+        let at = |text: Option<&str>, paths| HttpListen::of(text).expect("valid").address(paths).map(|a| a.to_string());
+        assert_eq!(at(None, &system).as_deref(), Some(http::DEFAULT));
+        assert_eq!(at(None, &own), None);
+        assert_eq!(at(Some(""), &system), None);
+        assert_eq!(at(Some("[::1]:80"), &own).as_deref(), Some("[::1]:80"));
     }
 
     #[test]

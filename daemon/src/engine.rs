@@ -10,7 +10,7 @@ pub mod handle;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, info, warn};
 use tram_proto::frame::TraceHop;
 use tram_relay::input::{Consumer, LinkId, Ticket};
@@ -19,7 +19,7 @@ use tram_relay::{Input, Node, Output};
 
 use crate::clock::Clock;
 use crate::committer::Persist;
-use handle::{Delivery, Request, Submitted};
+use handle::{Delivery, Request, Submitted, Told};
 
 /// Requests applied before outputs are performed.
 const BATCH: usize = 64;
@@ -29,7 +29,7 @@ pub struct Engine {
     node: Node,
     clock: Clock,
     requests: mpsc::Receiver<Request>,
-    events: broadcast::Sender<Event>,
+    told: Told,
     committer: mpsc::Sender<Persist>,
     writers: BTreeMap<LinkId, mpsc::Sender<Output>>,
     consumers: BTreeMap<Consumer, mpsc::Sender<Delivery>>,
@@ -49,14 +49,14 @@ impl Engine {
         node: Node,
         clock: Clock,
         requests: mpsc::Receiver<Request>,
-        events: broadcast::Sender<Event>,
+        told: Told,
         committer: mpsc::Sender<Persist>,
     ) -> Self {
         Self {
             node,
             clock,
             requests,
-            events,
+            told,
             committer,
             writers: BTreeMap::new(),
             consumers: BTreeMap::new(),
@@ -169,6 +169,9 @@ impl Engine {
             Request::Snapshot(answer) => {
                 let _ = answer.send(Box::new(self.node.snapshot()));
             }
+            Request::Ping(answer) => {
+                let _ = answer.send(());
+            }
             Request::Shutdown(done) => {
                 for (link, writer) in std::mem::take(&mut self.writers) {
                     let _ = writer.try_send(Output::Close { link, reason: CloseReason::Shutdown });
@@ -201,7 +204,10 @@ impl Engine {
                 Output::Submitted { ticket, id, demoted_from } => {
                     answer(self.submits.remove(&ticket), Ok(Submitted { id, demoted_from }));
                 }
-                Output::NotSubmitted { ticket, why } => answer(self.submits.remove(&ticket), Err(why)),
+                Output::NotSubmitted { ticket, why } => {
+                    self.told.tally.not_submitted(&why);
+                    answer(self.submits.remove(&ticket), Err(why));
+                }
                 Output::Deliver { consumer, row, id, address, redelivered } => {
                     self.deliver(consumer, Delivery { row, id, address, redelivered });
                 }
@@ -218,8 +224,9 @@ impl Engine {
                 }
                 Output::Event(event) => {
                     log(&event);
+                    self.told.tally.event(&event, self.clock.wall_ms());
                     // Nobody may be watching.
-                    let _ = self.events.send(event);
+                    let _ = self.told.events.send(event);
                 }
             }
         }

@@ -6,6 +6,7 @@
 //! | [`dialer`], [`acceptor`] | how links come to be, from either end |
 //! | [`trust`] | what links ask of the PKI |
 //! | [`pace`] | how fast a link sends |
+//! | [`traffic`] | what a link carried |
 //! | `session` | one connection: its tasks, its end |
 //! | `reader`, `writer` | frames in, frames out |
 //! | [`pki`] | what neighbours tell each other about certificates |
@@ -29,6 +30,7 @@ mod reader;
 mod run;
 mod session;
 mod signers;
+pub mod traffic;
 mod transfer;
 pub mod trust;
 mod writer;
@@ -51,6 +53,7 @@ use tram_relay::input::{LinkId, Side};
 use crate::clock::Clock;
 use crate::engine::handle::EngineHandle;
 use crate::link::pki::herald::Herald;
+use crate::link::traffic::Traffic;
 use crate::link::trust::Trust;
 use crate::plan::Plan;
 use crate::spool::{Spool, SpoolError};
@@ -109,6 +112,8 @@ pub struct RevokedLink {
 /// A connection that serves a link now.
 #[derive(Debug, Clone)]
 pub struct OpenLink {
+    /// The instance.
+    pub id: LinkId,
     /// The neighbour.
     pub peer: NodeName,
     /// Above or below.
@@ -117,6 +122,8 @@ pub struct OpenLink {
     pub since_ms: u64,
     /// What is known of the line to it.
     pub line: Arc<Line>,
+    /// What it carried, by class.
+    pub traffic: Arc<Traffic>,
     /// For its address and counters.
     pub connection: quinn::Connection,
 }
@@ -163,9 +170,9 @@ impl Here {
         self.revoked.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
-    fn opened(&self, id: LinkId, link: OpenLink) {
+    fn opened(&self, link: OpenLink) {
         self.revoked.lock().unwrap_or_else(PoisonError::into_inner).remove(&link.peer);
-        self.open.send_modify(|links| _ = links.insert(id, link));
+        self.open.send_modify(|links| _ = links.insert(link.id, link));
     }
 
     /// Forgets a connection; `revoked` says why, where it ended because a certificate was revoked.

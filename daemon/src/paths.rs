@@ -20,6 +20,12 @@ pub struct Paths {
 }
 
 impl Paths {
+    /// Whether these are the system's places.
+    #[must_use]
+    pub const fn is_system(&self) -> bool {
+        self.option.is_empty()
+    }
+
     /// Everything under one directory, or in the system's places.
     #[must_use]
     pub fn new(dir: Option<&Path>) -> Self {

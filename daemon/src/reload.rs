@@ -76,14 +76,17 @@ impl Reloader {
         let (new, access) = match read {
             Ok(read) => read,
             Err(why) => {
+                now.here.engine.tally().reloaded(false);
                 error!(%why, "the config was not reloaded; nothing has changed");
                 return Err(why);
             }
         };
         if let Err(why) = now.knows(&new.plan).await {
+            now.here.engine.tally().reloaded(false);
             error!(%why, "the config was not reloaded; nothing has changed");
             return Err(why);
         }
+        now.here.engine.tally().reloaded(true);
         let changes = changes(&now.config, &new);
         for KeyChange { key, applied } in &changes {
             info!(key, "{}", if *applied { "config: applied" } else { "config: needs restart" });
@@ -213,7 +216,7 @@ pub(crate) fn to_dial(config: &Config) -> Vec<dialer::Uplink> {
 /// The keys in which `new` differs from `old`, and whether each can be taken over. Exhaustive, so that a new section
 /// cannot be forgotten.
 fn changes(old: &Config, new: &Config) -> Vec<KeyChange> {
-    let Config { node, listen, inboxes, labels, rules, uplinks, plan, spool, log } = old;
+    let Config { node, listen, inboxes, labels, rules, uplinks, plan, spool, http, log } = old;
     // The core knows from its start whether it is the top of its tree.
     let stays_top = uplinks.is_empty() == new.uplinks.is_empty();
     [
@@ -231,6 +234,7 @@ fn changes(old: &Config, new: &Config) -> Vec<KeyChange> {
         ("spool.max", spool.max != new.spool.max, false),
         ("spool.keep_free", spool.keep_free != new.spool.keep_free, false),
         ("spool.cache", spool.cache != new.spool.cache, false),
+        ("http.listen", *http != new.http, false),
         ("log.level", log.level != new.log.level, false),
         ("log.format", log.format != new.log.format, false),
     ]
@@ -272,7 +276,7 @@ mod tests {
         check(&uplink("a"), "", &[("uplink", false)]);
         let keys = changes(&config(""), &config(&full));
         let all = ["node.title", "listen.overlay", "listen.join", "listen.advertise", "access.inboxes", "access.rule"];
-        let more = ["uplink", "plan", "spool.max", "spool.keep_free", "spool.cache", "log.level"];
+        let more = ["uplink", "plan", "spool.max", "spool.keep_free", "spool.cache", "http.listen", "log.level"];
         assert_eq!(keys.iter().map(|c| c.key).collect::<Vec<_>>(), [&all[..], &more[..]].concat());
     }
 }

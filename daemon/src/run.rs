@@ -25,6 +25,7 @@ use crate::committer::{CommitDone, Committer, Sign};
 use crate::config::{Config, LogFormat};
 use crate::engine::Engine;
 use crate::engine::handle::EngineHandle;
+use crate::http::{self, Loopback};
 use crate::issuer::Desk;
 use crate::join::{self, JoinServer};
 use crate::link::dialer::Uplinks;
@@ -34,8 +35,10 @@ use crate::link::trust::NodeTrust;
 use crate::link::{Here, acceptor};
 use crate::local::pki::PkiDoor;
 use crate::local::quota::Quotas;
-use crate::local::station::Issuer;
+use crate::local::station::{Issuer, Station as _};
 use crate::local::{self, Door, Sockets};
+use crate::metrics::rates::{self, Rates};
+use crate::metrics::{self, Metrics};
 use crate::paths::Paths;
 use crate::registrar::Registrar;
 use crate::registrar::names::Names;
@@ -46,8 +49,8 @@ use crate::shelf::Shelf;
 use crate::spool::{DiskOptions, DiskSpool, LOW_ROOM_BYTES, Room, Spool, SpoolError};
 use crate::view::View;
 
-/// How often the room on the disk is looked at.
-const ROOM_EVERY: Duration = Duration::from_secs(2);
+/// How often the room on the disk and the rates of links are looked at.
+const ROOM_EVERY: Duration = rates::EVERY;
 /// How often unreferenced payloads are looked for, and how often while the room is low.
 const SWEEP_EVERY: Duration = Duration::from_secs(300);
 const SWEEP_EVERY_LOW: Duration = Duration::from_secs(4);
@@ -157,7 +160,7 @@ pub async fn run(
     let keys = NodeKeys::load(&paths.pki).map_err(|e| Failure::new(exit::CONFIG, e))?;
     let me = keys.identity().clone();
     let spool = open_spool(&paths, &config, me.id).await?;
-    let (engine, requests, events) = EngineHandle::new();
+    let (engine, requests, told) = EngineHandle::new();
     let (failed, mut failure) = watch::channel(None::<String>);
 
     let pins = Pins::open(&paths.pki).map_err(|e| Failure::new(exit::CONFIG, e))?;
@@ -172,7 +175,7 @@ pub async fn run(
     let registrar = Registrar::new(shelf.clone(), desk.clone(), trust.clone(), join, copies, clock);
     let herald = Herald::new((me.id, me.name.clone()), clock, registrar.clone());
     let node = restore(&spool, &config, &keys, FEATURE_PKI, clock).await?;
-    let core = Engine::new(node, clock, requests, events, committer.queue().clone());
+    let core = Engine::new(node, clock, requests, told, committer.queue().clone());
     let engine_task = tokio::spawn(core.run());
     engine.input(room_of(spool.room())).await.map_err(stopped)?;
 
@@ -204,15 +207,17 @@ pub async fn run(
             keeping.spawn(registrar.clone().mind_doors(doors));
         }
     }
-    let upkeep = tokio::spawn(upkeep(spool.clone(), engine.clone(), clock));
+    let rates = Arc::new(Rates::default());
+    let upkeep = tokio::spawn(upkeep(spool.clone(), here.clone(), rates.clone()));
 
     let sockets = Sockets::bind(&paths.run).map_err(|e| Failure::new(exit::CONFIG, e))?;
     let rules = reload::access_of(&config, &paths).map_err(|e| Failure::new(exit::CONFIG, e))?;
     let (new_rules, access) = watch::channel(rules);
+    let uplinks_now = uplinks.status();
     let station = Arc::new(View::new(&trust, &config, clock, uplinks.status(), here.clone()));
     let listen = config.listen.overlay;
     let issuer = desk.clone().map(|desk| desk as Arc<dyn Issuer>);
-    let pki = paths.pki.clone();
+    let (pki, http) = (paths.pki.clone(), config.http.address(&paths));
     let reloader = Arc::new(Reloader::new(paths, config, uplinks, new_rules, here.clone(), issuer.clone()));
     reloader.look_at_plan().await;
     let (renew_now, asked) = watch::channel(0);
@@ -227,6 +232,18 @@ pub async fn run(
         tried: tries,
         clock,
     });
+    if let Some(address) = http {
+        let metrics = Metrics {
+            identity: station.identity(),
+            here: here.clone(),
+            uplinks: uplinks_now,
+            pki: pki_door.clone(),
+            rates,
+            clock,
+            kept: Default::default(),
+        };
+        keeping.spawn(open_http(address, metrics));
+    }
     let renewal = Renewal { pki, trust, shelf, desk, herald, reloader: reloader.clone(), tried, clock };
     keeping.spawn(renewal.run(asked));
     let (plan, quotas) = (here.plan.subscribe(), Arc::new(Quotas::new(clock)));
@@ -454,8 +471,21 @@ fn room_of(room: Room) -> Input {
     Input::SpoolRoom { free_bytes: room.free_bytes, total_bytes: room.total_bytes }
 }
 
-/// Tells the core of the room on the disk, and clears what nothing refers to.
-async fn upkeep(spool: Arc<dyn Spool>, engine: EngineHandle, clock: Clock) {
+/// Serves the node's metrics. Mail does not wait for them: an address that cannot be had is told in the log alone.
+async fn open_http(address: Loopback, metrics: Metrics) {
+    let tally = metrics.here.engine.tally().clone();
+    match address.bind().await {
+        Ok(listener) => {
+            info!(%address, "metrics are served");
+            http::serve(listener, http::routes(Arc::new(metrics)), tally).await;
+        }
+        Err(why) => error!(%address, %why, "no metrics are served: set another [http] listen and restart"),
+    }
+}
+
+/// Tells the core of the room on the disk, clears what nothing refers to, and looks at how fast links go.
+async fn upkeep(spool: Arc<dyn Spool>, here: Arc<Here>, rates: Arc<Rates>) {
+    let (engine, clock) = (&here.engine, here.clock);
     let mut since_sweep = SWEEP_EVERY;
     loop {
         let every = if spool.room().free_bytes < LOW_ROOM_BYTES { SWEEP_EVERY_LOW } else { SWEEP_EVERY };
@@ -467,6 +497,7 @@ async fn upkeep(spool: Arc<dyn Spool>, engine: EngineHandle, clock: Clock) {
                 warn!(%why, "payloads that nothing refers to could not be deleted");
             }
         }
+        metrics::look(&rates, &here);
         // Also when it is as it was: the core takes off meanwhile what it lets in.
         if engine.input(room_of(spool.room())).await.is_err() {
             return;

@@ -17,6 +17,7 @@ use tram_proto::name::{NodeName, Role, Zone};
 
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::http::Loopback;
 use crate::paths::Paths;
 
 /// What both commands take.
@@ -31,6 +32,9 @@ pub struct Addresses {
     /// The address of --listen as others dial it: a name, an IPv4 or a bracketed IPv6 address
     #[arg(long, value_name = "HOST:PORT")]
     pub advertise: Option<HostPort>,
+    /// Loopback TCP address for /livez, /readyz and /metrics; a node with --dir has none without it
+    #[arg(long, value_name = "IP:PORT")]
+    pub http: Option<Loopback>,
 }
 
 /// Why a node could not be set up.
@@ -110,6 +114,7 @@ pub fn before_join(paths: &Paths, name: &NodeName, addresses: &Addresses) -> Res
         ("--listen", addresses.listen.is_some()),
         ("--join-listen", addresses.join_listen.is_some()),
         ("--advertise", addresses.advertise.is_some()),
+        ("--http", addresses.http.is_some()),
     ];
     let given: Vec<&str> = flags.into_iter().filter(|(_, given)| *given).map(|(flag, _)| flag).collect();
     if !given.is_empty() {
@@ -188,6 +193,9 @@ fn config_text(name: &NodeName, addresses: &Addresses, uplink: Option<(NodeName,
     key("overlay", addresses.listen.map(|a| a.to_string()));
     key("join", addresses.join_listen.map(|a| a.to_string()));
     key("advertise", addresses.advertise.as_ref().map(ToString::to_string));
+    if let Some(http) = addresses.http {
+        let _ = write!(out, "\n[http]\nlisten = \"{http}\"\n");
+    }
     if let Some((node, dial)) = uplink {
         let dial: Vec<String> = dial.iter().map(|a| format!("\"{a}\"")).collect();
         let _ = write!(out, "\n[[uplink]]\nnode = \"{node}\"\naddresses = [{}]\n", dial.join(", "));
@@ -269,11 +277,13 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let paths = Paths::new(Some(&dir.path().join("C")));
         let (zone, name) = ("tram.internal".parse().expect("zone"), "central".parse().expect("name"));
-        let addresses = Addresses { listen: "127.0.0.1:7443".parse().ok(), ..Addresses::default() };
+        let (listen, http) = ("127.0.0.1:7443".parse().ok(), "127.0.0.1:7480".parse().ok());
+        let addresses = Addresses { listen, http, ..Addresses::default() };
         let keys = init(&paths, &zone, (&name, Role::Central), &addresses, Clock::default()).expect("made");
         assert_eq!(keys.identity().name, name);
         let config = Config::load(&paths).expect("valid");
         assert_eq!(config.listen.overlay, addresses.listen);
+        assert_eq!(config.http.address(&paths), addresses.http);
         let mode = |path: &Path| std::fs::metadata(path).expect("exists").permissions().mode() & 0o777;
         assert_eq!((mode(&paths.run), mode(&paths.pki), mode(&paths.spool)), (0o711, 0o700, 0o700));
         let again = init(&paths, &zone, (&name, Role::Central), &addresses, Clock::default()).expect_err("exists");

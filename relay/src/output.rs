@@ -423,6 +423,8 @@ pub enum Event {
         reason: Reason,
         /// When, on the clock of whoever said so, Unix milliseconds.
         at_ms: u64,
+        /// The message's class, and when it was submitted here, Unix milliseconds; none once it has ended.
+        submitted: Option<(Precedence, u64)>,
     },
     /// A receipt was not believed.
     ReceiptNotTrusted {

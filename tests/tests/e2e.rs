@@ -13,6 +13,7 @@ mod e2e {
     mod joining;
     mod keys;
     mod lost_spools;
+    mod metrics;
     mod payloads;
     mod pki;
     mod pki_commands;

@@ -14,6 +14,8 @@ use tram_relay::input::{Command, Consumer, Input, LinkId, Row, Side, Signer, Sub
 use tram_relay::output::{CommandRefused, Event, InboxRefused, Outcome, Output, SubmitRefused};
 use tram_relay::snapshot::Snapshot;
 
+use crate::metrics::tally::Tally;
+
 /// Requests that may wait for the engine before their sender does.
 pub const REQUESTS: usize = 256;
 /// Events a slow watcher may fall behind by before it is told that it lost some.
@@ -66,6 +68,8 @@ pub enum Request {
     Command(Command, oneshot::Sender<Result<Outcome, CommandRefused>>),
     /// What the node looks like now.
     Snapshot(oneshot::Sender<Box<Snapshot>>),
+    /// Whether it answers.
+    Ping(oneshot::Sender<()>),
     /// Say bye on every link and stop.
     Shutdown(oneshot::Sender<()>),
 }
@@ -83,22 +87,39 @@ pub struct Delivery {
     pub redelivered: bool,
 }
 
+/// Where the engine says what happens.
+#[derive(Debug)]
+pub struct Told {
+    /// To whoever watches.
+    pub events: broadcast::Sender<Event>,
+    /// Counted.
+    pub tally: Arc<Tally>,
+}
+
 /// A cloneable door to the engine.
 #[derive(Debug, Clone)]
 pub struct EngineHandle {
     requests: mpsc::Sender<Request>,
     events: broadcast::Sender<Event>,
+    tally: Arc<Tally>,
     next: Arc<AtomicU64>,
 }
 
 impl EngineHandle {
     /// The door and the engine's end of it.
     #[must_use]
-    pub fn new() -> (Self, mpsc::Receiver<Request>, broadcast::Sender<Event>) {
+    pub fn new() -> (Self, mpsc::Receiver<Request>, Told) {
         let (requests, receiver) = mpsc::channel(REQUESTS);
         let (events, _) = broadcast::channel(EVENTS);
-        let handle = Self { requests, events: events.clone(), next: Arc::new(AtomicU64::new(1)) };
-        (handle, receiver, events)
+        let tally = Arc::new(Tally::default());
+        let told = Told { events: events.clone(), tally: tally.clone() };
+        (Self { requests, events, tally, next: Arc::new(AtomicU64::new(1)) }, receiver, told)
+    }
+
+    /// Counts what happens.
+    #[must_use]
+    pub fn tally(&self) -> &Arc<Tally> {
+        &self.tally
     }
 
     /// A number nobody else in this process has: for links and consumers.
@@ -181,6 +202,14 @@ impl EngineHandle {
     /// [`Stopped`].
     pub async fn snapshot(&self) -> Result<Box<Snapshot>, Stopped> {
         self.ask(Request::Snapshot).await
+    }
+
+    /// Answers when the engine does.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub async fn ping(&self) -> Result<(), Stopped> {
+        self.ask(Request::Ping).await
     }
 
     /// Says bye on every link and stops the engine.

@@ -12,6 +12,7 @@ use tram_relay::input::Side;
 use crate::link::endpoint::Endpoints;
 use crate::link::fault::{explain, timeless};
 use crate::link::{Here, cure, session};
+use crate::metrics::tally::Kind;
 
 /// A handshake may take so long.
 const HANDSHAKE: Duration = Duration::from_secs(15);
@@ -82,6 +83,7 @@ async fn admit(here: &Here, endpoints: &Endpoints, incoming: Incoming) -> Option
     match admitted.await {
         Ok(connected) => Some(connected),
         Err(why) => {
+            here.engine.tally().error(Kind::HandshakeRefused);
             if here.is_news(&remote.ip().to_string(), timeless(&why)) {
                 tracing::warn!(%remote, "link refused: {why}");
             }

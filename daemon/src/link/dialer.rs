@@ -19,6 +19,7 @@ use crate::link::endpoint::{Endpoints, SERVER_NAME};
 use crate::link::fault::{Fault, explain, refuses_us, timeless};
 use crate::link::pace::Pace;
 use crate::link::{Here, cure, session};
+use crate::metrics::tally::Kind;
 
 /// An address that does not answer in so long is given up for the next one.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -256,7 +257,10 @@ impl Dialer {
                     }
                     (self.with_cure(fault.to_string()), !fault.is_orderly())
                 }
-                Err(why) => (self.with_cure(why), true),
+                Err(why) => {
+                    self.here.engine.tally().error(Kind::DialFailed);
+                    (self.with_cure(why), true)
+                }
             };
             if is_news && self.here.is_news(self.uplink.node.as_str(), timeless(&why)) {
                 tracing::warn!(peer = %self.uplink.node, "uplink down: {why}");

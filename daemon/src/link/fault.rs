@@ -7,6 +7,7 @@ use tram_relay::output::CloseReason;
 
 use crate::engine::handle::Stopped;
 use crate::link::trust::Lapse;
+use crate::metrics::tally::{self, Kind};
 use crate::spool::SpoolError;
 
 /// A reason without what is another one each second: the time by this machine's clock.
@@ -111,6 +112,22 @@ impl Fault {
             Self::Lost(ConnectionError::ApplicationClosed(close)) => is_hold(close.error_code.into_inner()),
             _ => false,
         }
+    }
+
+    /// What it counts as; nothing when it is in order.
+    pub(crate) const fn kind(&self) -> Option<Kind> {
+        Some(match self {
+            _ if self.is_orderly() => return None,
+            Self::Core(reason) => return tally::of_close(reason),
+            Self::Wire(_) | Self::Protocol(_) | Self::Misplaced { .. } | Self::Broken | Self::WrongBytes(..) => {
+                Kind::LinkProtocol
+            }
+            Self::Record(_) | Self::Lapsed(_) => Kind::LinkNotTrusted,
+            Self::SpoolFull | Self::Spool(_) => Kind::LinkSpool,
+            Self::Stalled(_) | Self::Dropped => Kind::LinkStalled,
+            Self::Bye { .. } => Kind::LinkRefused,
+            Self::Lost(_) | Self::Withdrawn | Self::Stopped => Kind::LinkLost,
+        })
     }
 
     /// Nobody's fault: not worth a warning.

@@ -149,8 +149,9 @@ async fn one(link: Arc<Link>, mut stream: RecvStream) -> Result<(), Fault> {
 async fn offers(link: &Link, stream: RecvStream, precedence: Precedence) -> Result<(), Fault> {
     let mut frames = Frames::new(stream, StreamKind::Class(precedence));
     let mut signers = Signers::default();
-    while let Some(frame) = frames.next().await? {
-        match frame {
+    while let Some(bytes) = frames.bytes().await? {
+        link.traffic.received(precedence, LENGTH_BYTES + bytes.len());
+        match Frame::decode(bytes)? {
             Frame::Chain(chain) => signers.learn(link, chain).await?,
             Frame::Offer(offer) => take_offer(link, &mut signers, offer, precedence).await?,
             frame => return Err(frames.misplaced(&frame)),

@@ -271,12 +271,16 @@ async fn hand_over(link: &Arc<Link>, stream: &mut SendStream, run: &Run, lane: L
     stream.write_all(&[StreamKind::Transfer.to_byte()]).await?;
     stream.write_chunk(Frame::Run { root, first, count }.encode()).await?;
     for number in first + 1..first + u64::from(count) {
-        let chunks = &mut [unit];
+        let (bytes, chunks) = (unit.len(), &mut [unit]);
         let (written, next) = tokio::join!(link.gate.write(stream, class, lane, chunks), read(number));
         written?;
+        link.traffic.sent(class, bytes);
         unit = next?;
     }
-    Ok(link.gate.write(stream, class, lane, &mut [unit]).await?)
+    let bytes = unit.len();
+    link.gate.write(stream, class, lane, &mut [unit]).await?;
+    link.traffic.sent(class, bytes);
+    Ok(())
 }
 
 /// The bytes of a unit, or what the disk said.

@@ -19,6 +19,7 @@ use crate::link::fault::Fault;
 use crate::link::gate::{Gate, Known};
 use crate::link::offered::Offered;
 use crate::link::pki::Lane;
+use crate::link::traffic::Traffic;
 use crate::link::transfer::Manifests;
 use crate::link::trust::{Lapse, Standing};
 use crate::link::writer::{self, Letter};
@@ -54,6 +55,8 @@ pub(crate) struct Link {
     pub(crate) peer: Signer,
     /// What is known of the line to it.
     pub(crate) line: Arc<Line>,
+    /// What it carried.
+    pub(crate) traffic: Arc<Traffic>,
     pub(crate) readers: Semaphore,
     pub(crate) urgent_readers: Semaphore,
     pub(crate) manifests: Mutex<Manifests>,
@@ -241,12 +244,13 @@ pub(crate) async fn run(
     };
     let (transfers, arriving) = mpsc::channel(ARRIVING);
     let known = Box::new(Known { line: line.clone(), connection: connection.clone() });
-    let id = LinkId(here.engine.unique());
+    let (id, traffic) = (LinkId(here.engine.unique()), Arc::new(Traffic::default()));
     let link = Arc::new(Link {
         id,
         here: here.clone(),
         peer: peer.clone(),
         line: line.clone(),
+        traffic: traffic.clone(),
         readers: Semaphore::new(READERS),
         urgent_readers: Semaphore::new(URGENT_READERS),
         manifests: Mutex::default(),
@@ -265,9 +269,12 @@ pub(crate) async fn run(
         on_heard: Box::new(on_heard),
     });
     let since_ms = here.clock.wall_ms();
-    here.opened(link.id, OpenLink { peer: peer.name, side, since_ms, line, connection: connection.clone() });
+    here.opened(OpenLink { id, peer: peer.name, side, since_ms, line, traffic, connection: connection.clone() });
     let fault = serve(&link, &connection, side, (send, recv), certificates, arriving, left).await;
     let told = link.tell(Input::LinkDown { link: link.id }).await;
+    if let Some(kind) = fault.kind() {
+        here.engine.tally().error(kind);
+    }
     let why = fault.to_string();
     here.gone(link.id, fault::says_revoked(&why).then_some(why));
     told.map_or(Fault::Stopped, |()| fault)

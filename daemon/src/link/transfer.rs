@@ -87,7 +87,7 @@ pub(crate) async fn receive(link: Arc<Link>, stream: RecvStream) -> Result<(), F
     if first.checked_add(count).is_none_or(|end| end > layout.units()) {
         return Err(Fault::Protocol("a run goes beyond its payload's end"));
     }
-    let mut arriving = Arriving { link, root, layout, head: None, page: None };
+    let mut arriving = Arriving { link, root, layout, precedence, head: None, page: None };
     // Without a reader's place: what this run waits for may come in a run that needs one.
     if let Err(wrong) = arriving.vouched_for(first, count).await {
         return refuse(link, &mut frames.stream, wrong);
@@ -155,6 +155,7 @@ struct Arriving<'a> {
     link: &'a Link,
     root: Digest,
     layout: Layout,
+    precedence: Precedence,
     head: Option<Head>,
     page: Option<(u64, Vec<Digest>)>,
 }
@@ -234,6 +235,7 @@ impl Arriving<'_> {
             let unit = self.layout.unit(number).ok_or(Fault::Protocol("a run goes beyond its payload's end"))?;
             let bytes = self.read(stream, self.layout.unit_bytes(unit)).await?;
             self.verify(number, unit, &bytes).await.map_err(Stop::Wrong)?;
+            self.link.traffic.received(self.precedence, bytes.len());
             // A whole run fits; a failure to store ends this as well.
             let _ = verified.send(bytes).await;
         }

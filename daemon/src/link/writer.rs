@@ -174,7 +174,11 @@ pub(crate) async fn stream(
             frames
         };
         match class {
-            Some(class) => link.gate.write(&mut send, class, Lane::Envelopes, &mut frames).await?,
+            Some(class) => {
+                let bytes = frames.iter().map(Bytes::len).sum();
+                link.gate.write(&mut send, class, Lane::Envelopes, &mut frames).await?;
+                link.traffic.sent(class, bytes);
+            }
             // Nothing on the others waits behind payload.
             None => send.write_all_chunks(&mut frames).await?,
         }

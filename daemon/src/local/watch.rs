@@ -95,7 +95,7 @@ impl ById {
     }
 
     async fn note(&mut self, event: Event) -> Result<(), Status> {
-        let Event::Progress { message, address, state, reason, at_ms } = event else { return Ok(()) };
+        let Event::Progress { message, address, state, reason, at_ms, .. } = event else { return Ok(()) };
         let Some(known) = self.known.get(&message) else { return Ok(()) };
         if state == State::Status {
             // Code and text stand in the receipt.
@@ -159,7 +159,7 @@ pub(super) async fn all(
 
 /// What an event tells this watcher of everything. Tombstones are watched by id: nobody waits for one he did not send.
 async fn changed(door: &Door, grant: &Grant, event: Event) -> Result<Vec<Progress>, Status> {
-    let Event::Progress { message, address, state, reason, at_ms } = event else { return Ok(Vec::new()) };
+    let Event::Progress { message, address, state, reason, at_ms, .. } = event else { return Ok(Vec::new()) };
     let spool = door.spool.clone();
     let found = blocking(move || read(&*spool, &message)).await?;
     let Some((stored, body)) = found.filter(|(stored, body)| visible(door, grant, stored, body)) else {

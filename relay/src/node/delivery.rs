@@ -217,12 +217,15 @@ impl Node {
 
     /// Tells watchers, once what they will read is durable.
     pub(super) fn progress(&mut self, receipt: &Receipt) {
+        let live = self.custody.find(receipt.message).and_then(|row| self.custody.get(row));
+        let submitted = live.map(|live| (live.precedence, live.created_ms));
         self.then(After::Event(Event::Progress {
             message: receipt.message,
             address: receipt.address.clone(),
             state: receipt.state,
             reason: receipt.reason,
             at_ms: receipt.at_ms,
+            submitted,
         }));
     }
 }

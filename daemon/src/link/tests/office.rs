@@ -85,10 +85,10 @@ impl Office {
         let inboxes = vec!["vanban".parse().expect("an inbox")];
         node.handle(Input::Start { node: row, inboxes }, clock.now());
 
-        let (engine, requests, events) = EngineHandle::new();
+        let (engine, requests, told) = EngineHandle::new();
         let (queue, commits) = mpsc::channel(64);
         let mut tasks = JoinSet::new();
-        tasks.spawn(Engine::new(node, clock, requests, events, queue).run());
+        tasks.spawn(Engine::new(node, clock, requests, told, queue).run());
         // On this thread: the clock must not run on while a commit is under way.
         tasks.spawn(commit(commits, spool.clone(), Pen(keys.clone()), engine.clone()));
         let room = Input::SpoolRoom { free_bytes: 1 << 40, total_bytes: 1 << 40 };

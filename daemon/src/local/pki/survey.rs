@@ -85,7 +85,7 @@ impl PkiDoor {
     }
 
     /// Every certificate and revocation list there is, the node's own first.
-    pub(in crate::local) fn certificates(&self) -> Vec<CertificateView> {
+    pub(crate) fn certificates(&self) -> Vec<CertificateView> {
         let keys = self.trust.keys();
         let me = keys.identity();
         let spki = keys.chain().first().and_then(|leaf| policy::key_of(leaf));

@@ -49,10 +49,10 @@ impl Node {
     /// The engine alone, and its spool.
     pub(in crate::local) fn fake(room: u64) -> (EngineHandle, Arc<dyn Spool>) {
         let spool = MemorySpool::new(room, 1000);
-        let (engine, requests, events) = EngineHandle::new();
+        let (engine, requests, told) = EngineHandle::new();
         let fake = Engine {
             spool: Arc::new(spool.clone()),
-            events,
+            events: told.events,
             inboxes: BTreeMap::from([("vanban".parse().expect("inbox"), VecDeque::new())]),
             consumers: BTreeMap::new(),
             next_row: 1,
@@ -267,7 +267,8 @@ impl Engine {
             let kept = Op::KeepReceipt { message, ordinal: 0, state, statement, until_ms: u64::MAX };
             self.spool.commit(&[kept]).expect("committed");
             let (address, reason) = (address.clone(), Reason::None);
-            let _ = self.events.send(Event::Progress { message, address, state, reason, at_ms: NOW_MS + 9 });
+            let at_ms = NOW_MS + 9;
+            let _ = self.events.send(Event::Progress { message, address, state, reason, at_ms, submitted: None });
         }
         let mut known = self.spool.message(row).expect("reads").expect("there").message;
         known.recipients.iter_mut().for_each(|r| r.state = State::Delivered);

@@ -34,7 +34,7 @@ impl Whole {
     }
 
     async fn with(spool: Arc<dyn Spool>, clock: Clock, has_uplink: bool) -> Self {
-        let (engine, requests, events) = EngineHandle::new();
+        let (engine, requests, ends) = EngineHandle::new();
         let told = engine.clone();
         let done = move |done: crate::committer::CommitDone| {
             for committed in done.expect("commits") {
@@ -60,7 +60,7 @@ impl Whole {
         spool.commit(&[Op::PutNode(row)]).expect("committed");
         let inboxes = restored.inboxes.into_iter().chain(["vanban".parse().expect("inbox")]).collect();
         core.handle(Input::Start { node: row, inboxes }, clock.now());
-        tokio::spawn(Engine::new(core, clock, requests, events, committer.queue().clone()).run());
+        tokio::spawn(Engine::new(core, clock, requests, ends, committer.queue().clone()).run());
         let room = Input::SpoolRoom { free_bytes: 1 << 30, total_bytes: 1 << 30 };
         engine.input(room).await.expect("runs");
         Self { node: Node::serve(engine, spool), committer }
