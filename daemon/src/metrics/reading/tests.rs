@@ -181,6 +181,52 @@ fn the_operators_table_is_this_registry() {
     assert!(page.replace('\n', " ").contains(&kinds), "docs/operator/metrics.md needs the kinds of errors: {kinds}");
 }
 
+/// Every name of a metric in a text.
+fn names(text: &str) -> BTreeSet<String> {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let words =
+        text.split(|c: char| !is_part(c)).filter(|word| word.starts_with("tram_") || word.starts_with("process_"));
+    words.map(str::to_owned).collect()
+}
+
+#[test]
+fn alerts_and_dashboards_name_only_what_there_is() {
+    let known: BTreeSet<String> = rows().into_keys().collect();
+    for path in [
+        "packaging/prometheus/tram.rules.yml",
+        "packaging/prometheus/tram.rules.test.yml",
+        "packaging/grafana/tram.json",
+        "docs/operator/alerts.md",
+        "docs/operator/metrics.md",
+    ] {
+        let text = read(path);
+        let names = names(&text);
+        assert!(!names.is_empty(), "{path} names no metrics");
+        for name in names {
+            let base = ["_bucket", "_count", "_sum"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(&name);
+            assert!(known.contains(&name) || known.contains(base), "{path} names {name}, which there is not");
+        }
+    }
+}
+
+#[test]
+fn every_alert_has_its_section_and_at_most_five_page() {
+    let rules = read("packaging/prometheus/tram.rules.yml");
+    let tests = read("packaging/prometheus/tram.rules.test.yml");
+    let page = read("docs/operator/alerts.md");
+    let alerts: Vec<&str> = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    let sections: Vec<&str> =
+        page.lines().filter_map(|line| line.strip_prefix("## ")).filter(|s| s.starts_with("Tram")).collect();
+    assert_eq!(alerts, sections, "docs/operator/alerts.md has one section for each alert, in their order");
+    for alert in &alerts {
+        let times = |text: &str| tests.matches(&format!("alertname: {alert}{text}")).count();
+        assert!(times("\n") >= 2, "{alert} is not tested to fire and to clear");
+    }
+    let paging = rules.matches("severity: page").count();
+    assert!((1..=5).contains(&paging), "{paging} alerts page");
+    assert_eq!(paging + rules.matches("severity: warning").count(), alerts.len());
+}
+
 #[test]
 fn five_hundred_links_stay_a_page_that_is_quickly_read() {
     let (none, many) = (text(0).len(), text(MANY).len());
