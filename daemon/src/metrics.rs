@@ -189,3 +189,6 @@ fn certificates(pki: &PkiDoor) -> Vec<Certificate> {
     }
     newest.into_values().collect()
 }
+
+#[cfg(test)]
+mod tests;
