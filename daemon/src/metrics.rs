@@ -8,7 +8,7 @@
 //! | `process` | memory and processor time |
 //!
 //! Never keeps a series: what is gone, a link, a child, an inbox, is not there at the next reading. Guarantees that the
-//! engine is asked at most twice a second, however many ask.
+//! engine is asked at most twice a second, and less when its answers take long, however many ask.
 
 mod process;
 pub(crate) mod rates;
@@ -35,6 +35,10 @@ use crate::local::station::Identity;
 
 /// Who asks again sooner gets the same text.
 const KEPT: Duration = Duration::from_millis(500);
+/// The engine spends at most one part in so many on being asked: with a million messages, an answer takes long.
+const ENGINE_SHARE: u32 = 20;
+/// However long an answer takes, a text is no older than this.
+const KEPT_MAX: Duration = Duration::from_secs(15);
 /// Certificates change once in months, and looking at them may wait for a CA that signs.
 const CERTIFICATES_KEPT: Duration = Duration::from_secs(10);
 /// The engine that has not answered in so long does not answer.
@@ -51,7 +55,7 @@ pub(crate) struct Metrics {
     pub(crate) kept: Mutex<Kept>,
 }
 
-/// What was told last, and when by the monotonic clock.
+/// What was told last, until when it will do, and when certificates were looked at, by the monotonic clock.
 #[derive(Default)]
 pub(crate) struct Kept {
     text: Option<(Duration, Bytes)>,
@@ -79,11 +83,12 @@ impl Metrics {
         // One reads, the others wait for it.
         let mut kept = self.kept.lock().await;
         let now = self.clock.mono();
-        if let Some((_, text)) = kept.text.as_ref().filter(|(at, _)| now.saturating_sub(*at) < KEPT) {
+        if let Some((_, text)) = kept.text.as_ref().filter(|(until, _)| now < *until) {
             return Ok(text.clone());
         }
         let snapshot = tokio::time::timeout(ANSWER, self.here.engine.snapshot());
         let snapshot = snapshot.await.map_err(|_| SILENT.to_owned())?.map_err(|why| why.to_string())?;
+        let took = self.clock.mono().saturating_sub(now);
         let fresh = kept.certificates.as_ref().is_some_and(|(at, _)| now.saturating_sub(*at) < CERTIFICATES_KEPT);
         if !fresh {
             let pki = self.pki.clone();
@@ -92,7 +97,7 @@ impl Metrics {
         }
         let certificates = kept.certificates.iter().flat_map(|(_, found)| found.clone()).collect();
         let text = Bytes::from(self.reading(snapshot, certificates).text().map_err(|why| why.to_string())?);
-        kept.text = Some((now, text.clone()));
+        kept.text = Some((now + (took * ENGINE_SHARE).clamp(KEPT, KEPT_MAX), text.clone()));
         Ok(text)
     }
 

@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 
 use tram_proto::envelope::Precedence;
+use tram_proto::name::{Inbox, NodeName};
 
+use crate::custody::Live;
 use crate::node::Node;
+use crate::routing::Hop;
 use crate::snapshot::{LinkView, NodeView, QueueView, Snapshot};
 
 impl Node {
@@ -49,34 +52,53 @@ impl Node {
 
     /// Waiting and held-out messages per next hop and class, and what waits in inboxes.
     fn queue_views(&self) -> Vec<QueueView> {
-        let mut views: BTreeMap<(String, Precedence), QueueView> = BTreeMap::new();
-        let mut add = |next_hop: String, precedence, bytes, received_ms| {
-            let key = (next_hop.clone(), precedence);
-            let new = QueueView { next_hop, precedence, messages: 0, bytes: 0, oldest_ms: received_ms };
-            let view = views.entry(key).or_insert(new);
-            view.messages += 1;
-            view.bytes += bytes;
-            view.oldest_ms = view.oldest_ms.min(received_ms);
+        /// There may be a million messages: they are added up before anything gets its name.
+        #[derive(PartialEq, Eq, PartialOrd, Ord)]
+        enum Place<'a> {
+            Hop(Hop),
+            Peer(&'a NodeName),
+            Inbox(&'a Inbox),
+        }
+        let mut sums: BTreeMap<(Place<'_>, Precedence), (usize, u64, u64)> = BTreeMap::new();
+        let mut add = |place, precedence, live: &Live| {
+            let received_ms = live.message.received_ms;
+            let (messages, bytes, oldest_ms) = sums.entry((place, precedence)).or_insert((0, 0, received_ms));
+            *messages += 1;
+            *bytes += live.layout.bytes();
+            *oldest_ms = received_ms.min(*oldest_ms);
         };
         for (hop, precedence, row) in self.queues.iter() {
             if let Some(live) = self.custody.get(row) {
-                add(self.hop_text(hop), precedence, live.layout.bytes(), live.message.received_ms);
+                add(Place::Hop(hop), precedence, live);
             }
         }
         for link in self.links.iter() {
-            let name = self.links.served_by(link.id).map_or_else(|| link.peer.name.to_string(), |h| self.hop_text(h));
             for held in link.offered.values() {
                 if let crate::links::Held::Message { row, precedence, .. } = held
                     && let Some(live) = self.custody.get(*row)
                 {
-                    add(name.clone(), *precedence, live.layout.bytes(), live.message.received_ms);
+                    let place = self.links.served_by(link.id).map_or(Place::Peer(&link.peer.name), Place::Hop);
+                    add(place, *precedence, live);
                 }
             }
         }
         for (inbox, precedence, row) in self.inboxes.waiting() {
             if let Some(live) = self.custody.get(row) {
-                add(format!("inbox {inbox}"), precedence, live.layout.bytes(), live.message.received_ms);
+                add(Place::Inbox(inbox), precedence, live);
             }
+        }
+        let mut views: BTreeMap<(String, Precedence), QueueView> = BTreeMap::new();
+        for ((place, precedence), (messages, bytes, oldest_ms)) in sums {
+            let next_hop = match place {
+                Place::Hop(hop) => self.hop_text(hop),
+                Place::Peer(name) => name.to_string(),
+                Place::Inbox(inbox) => format!("inbox {inbox}"),
+            };
+            let new = QueueView { next_hop: next_hop.clone(), precedence, messages: 0, bytes: 0, oldest_ms };
+            let view = views.entry((next_hop, precedence)).or_insert(new);
+            view.messages += messages;
+            view.bytes += bytes;
+            view.oldest_ms = view.oldest_ms.min(oldest_ms);
         }
         views.into_values().collect()
     }
