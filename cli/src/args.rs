@@ -439,7 +439,7 @@ pub(crate) struct StatusArgs {
     /// Exit code 1 when the node is degraded
     #[arg(long)]
     pub(crate) check: bool,
-    /// Show it again every 2 seconds
+    /// Show it again every 2 seconds, until q or Ctrl-C
     #[arg(long, conflicts_with = "check")]
     pub(crate) watch: bool,
 }

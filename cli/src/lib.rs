@@ -7,6 +7,7 @@
 //! | `send`, `recv`, `trace`, `receipt`, `message`, `inbox`, `node`, `plan`, `token`, `status` | one command each |
 //! | `recv::ledger`, `recv::name` | exactly once on disk; file names that are safe there |
 //! | `pki` | certificates in use, asked of the daemon; keys at rest, audit log, backup, what goes by file: on the node's files |
+//! | `screen` | a screen that is drawn again and again |
 //! | `passphrase` | from a file, a pipe or a terminal |
 //! | `verify` | receipts checked offline, with nothing but the root certificate |
 //! | `show` | tables, JSON, times |
@@ -24,6 +25,7 @@ mod pki;
 mod plan;
 mod receipt;
 mod recv;
+mod screen;
 mod send;
 mod show;
 mod status;

@@ -8,20 +8,26 @@ use tram_client::{Admin, InboxView, LinkView, NodeView, Place, QueueView, Queues
 use crate::args::StatusArgs;
 use crate::exit::{Failure, NEGATIVE};
 use crate::pki::standing::{certificate_json, certificate_rows};
-use crate::show;
+use crate::{screen, show};
 
 const AGAIN: Duration = Duration::from_secs(2);
 
 pub(crate) async fn status(place: &Place, args: StatusArgs, json: bool) -> Result<(), Failure> {
+    if args.watch && !json && screen::is_one() {
+        let look = async || {
+            // Anew each time: the daemon may be restarted meanwhile.
+            let looked = async { Admin::connect(place).await?.status().await }.await;
+            looked.map_or_else(|error| format!("! {}", Failure::from(error).message), |status| status_text(&status))
+        };
+        return screen::watch(look, AGAIN).await;
+    }
     let admin = Admin::connect(place).await?;
     loop {
         let status = admin.status().await?;
         if json {
             show::json(&status_json(&status))?;
         } else {
-            // Home and clear, so that the screen stays one screen.
-            let clear = if args.watch { "\x1b[H\x1b[2J" } else { "" };
-            show::line(&format!("{clear}{}", status_text(&status)))?;
+            show::line(&status_text(&status))?;
         }
         if !args.watch {
             let degraded = args.check && !status.problems.is_empty();
