@@ -55,6 +55,15 @@ pub(crate) enum Command {
     Pki(PkiCommand),
     /// The node on one screen
     Status(StatusArgs),
+    /// Examine the node, running or not: what is wrong, each with its cure (exit code 1 when something is)
+    Doctor {
+        /// The language [default: that of LC_ALL, LC_MESSAGES or LANG]
+        #[arg(long, value_enum)]
+        lang: Option<Lang>,
+    },
+    /// The config: check it, show it, explain its keys
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Links to neighbouring nodes
     #[command(subcommand)]
     Link(LinkCommand),
@@ -82,6 +91,37 @@ pub(crate) enum Command {
     GenMan {
         /// Where to
         dir: PathBuf,
+    },
+}
+
+/// In which language findings are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Lang {
+    /// Vietnamese
+    Vi,
+    /// English
+    En,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Check the files: every mistake with file, line and cure (exit code 78); nothing is taken over
+    Check {
+        /// A config file [default: the node's own, with conf.d]
+        #[arg(value_name = "FILE")]
+        file: Option<PathBuf>,
+    },
+    /// Show what the files set, and where
+    Show {
+        /// Every key with the value in force, defaults too, and what waits for a reload or restart
+        #[arg(long)]
+        effective: bool,
+    },
+    /// Explain a key: meaning, form, default, value in force and where it comes from, whether a reload takes it over
+    Explain {
+        /// As in spool.max, or a section such as uplink
+        #[arg(value_name = "KEY")]
+        key: String,
     },
 }
 

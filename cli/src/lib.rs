@@ -7,15 +7,18 @@
 //! | `send`, `recv`, `trace`, `receipt`, `message`, `inbox`, `node`, `plan`, `token`, `status` | one command each |
 //! | `recv::ledger`, `recv::name` | exactly once on disk; file names that are safe there |
 //! | `pki` | certificates in use, asked of the daemon; keys at rest, audit log, backup, what goes by file: on the node's files |
+//! | `doctor`, `config` | what the node says of itself and its config; `stopped` asks `tramd` where no daemon answers |
 //! | `screen` | a screen that is drawn again and again |
 //! | `passphrase` | from a file, a pipe or a terminal |
 //! | `verify` | receipts checked offline, with nothing but the root certificate |
 //! | `show` | tables, JSON, times |
 //!
-//! Data goes to stdout, talk to stderr. Never reads a node's files: it asks the daemon, except for `receipt verify`,
-//! which needs none, and `pki`, which has to work when there is none.
+//! Data goes to stdout, talk to stderr. Never reads a node's files: it asks the daemon, or the program `tramd` when that
+//! does not run; except for `receipt verify`, which needs none, and `pki`, which has to work when there is none.
 
 mod args;
+mod config;
+mod doctor;
 mod exit;
 mod inbox;
 mod message;
@@ -29,6 +32,7 @@ mod screen;
 mod send;
 mod show;
 mod status;
+mod stopped;
 mod token;
 mod trace;
 mod verify;
@@ -81,6 +85,8 @@ fn perform(args: Args) -> Result<(), Failure> {
         Command::Token(command) => wait(Box::pin(token::run(&place, command, json))),
         Command::Pki(command) => wait(Box::pin(pki::run(args.dir.as_deref(), command, json))),
         Command::Status(args) => wait(Box::pin(status::status(&place, args, json))),
+        Command::Doctor { lang } => wait(Box::pin(doctor::run(&place, args.dir.as_deref(), lang, json))),
+        Command::Config(command) => wait(Box::pin(config::run(&place, args.dir.as_deref(), command, json))),
         Command::Link(args::LinkCommand::List) => wait(Box::pin(status::links(&place, json))),
         Command::Node(command) => wait(Box::pin(node::node(&place, command, json))),
         Command::Queue(command) => wait(Box::pin(node::queue(&place, command, json))),

@@ -12,8 +12,8 @@ use tram_proto::name::{Inbox, NodeName};
 use crate::error::Error;
 use crate::place::Place;
 use crate::{
-    InboxView, KeyView, LinkView, NodeView, PkiSignRequest, PlanAnswer, QueuesAnswer, ScrubAnswer, StatusAnswer,
-    TokenNewAnswer, TokenNewRequest, TokenView,
+    ConfigAnswer, DoctorAnswer, InboxView, KeyView, LinkView, NodeView, PkiSignRequest, PlanAnswer, QueuesAnswer,
+    ScrubAnswer, StatusAnswer, TokenNewAnswer, TokenNewRequest, TokenView,
 };
 
 /// An administrator's connection to a node. Cheap to clone; clones share the connection.
@@ -116,6 +116,25 @@ impl Admin {
     /// [`Error`]; code `config`: the new one cannot be used, and the old one is still in force.
     pub async fn reload(&self) -> Result<Vec<KeyView>, Error> {
         Ok(self.admin.clone().reload(api::ReloadRequest {}).await?.into_inner().keys)
+    }
+
+    /// Every key of the config, in force and in the files; or those of a file, by its name and text.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn config(&self, file: Option<(String, String)>) -> Result<ConfigAnswer, Error> {
+        let (file, text) = file.unwrap_or_default();
+        Ok(self.admin.clone().config(api::ConfigRequest { file, text }).await?.into_inner())
+    }
+
+    /// Has the node examine itself. `language` is `vi` or `en`. Takes some seconds: it measures the disk and asks its
+    /// uplinks.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn doctor(&self, language: &str) -> Result<DoctorAnswer, Error> {
+        let language = language.to_owned();
+        Ok(self.admin.clone().doctor(api::DoctorRequest { language }).await?.into_inner())
     }
 
     /// The bandwidth plan in force, what holds now and through the week.

@@ -53,11 +53,11 @@ pub use place::Place;
 pub use receive::{Inbound, Incoming};
 pub use send::{NewMessage, Submitted};
 pub use tram_proto::local::{
-    Acked, CertificateView, Chain, DamageView, GapsAnswer, Hop, InboxView, KeyView, LinkView, MessageHeader,
-    MessageView, MessagesAnswer, NodeView, Numbers, PkiBackupView, PkiInstallAnswer, PkiNodeView, PkiNodesAnswer,
-    PkiRenewAnswer, PkiRequestView, PkiRotation, PkiSignRequest, PkiStatusAnswer, PlanAnswer, PlanCeiling, Progress,
-    QueueView, QueuesAnswer, ReceiptsAnswer, ScrubAnswer, SequenceView, SpoolView, StatusAnswer, TokenNewAnswer,
-    TokenNewRequest, TokenView, TraceAnswer, Withdrawn,
+    Acked, CertificateView, Chain, ConfigAnswer, ConfigFault, ConfigKey, DamageView, DoctorAnswer, Finding, GapsAnswer,
+    Hop, InboxView, KeyView, LinkView, MessageHeader, MessageView, MessagesAnswer, NodeView, Numbers, PkiBackupView,
+    PkiInstallAnswer, PkiNodeView, PkiNodesAnswer, PkiRenewAnswer, PkiRequestView, PkiRotation, PkiSignRequest,
+    PkiStatusAnswer, PlanAnswer, PlanCeiling, Progress, QueueView, QueuesAnswer, ReceiptsAnswer, ScrubAnswer,
+    SequenceView, SpoolView, StatusAnswer, TokenNewAnswer, TokenNewRequest, TokenView, TraceAnswer, Withdrawn,
 };
 
 /// Answers may be as large as a message's receipts to every recipient, in bytes.

@@ -1,7 +1,7 @@
 //! The command `tramd`: init, join, run, check, demo.
 
 use std::ffi::OsString;
-use std::io::{IsTerminal as _, Read as _};
+use std::io::{IsTerminal as _, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
@@ -13,6 +13,7 @@ use tram_proto::offline::FileAnswer;
 
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::doctor::{self, Language};
 use crate::paths::Paths;
 use crate::setup::{self, Addresses};
 use crate::{demo, join, run};
@@ -88,6 +89,19 @@ enum Command {
     Run,
     /// Check config and keys without starting anything
     Check,
+    /// Look at a node that does not run, for `tram doctor`; writes the answer of the local API
+    #[command(hide = true)]
+    Doctor {
+        /// vi or en
+        #[arg(long, default_value = "en")]
+        lang: String,
+    },
+    /// Read the config of a node that does not run, for `tram config`; writes the answer of the local API
+    #[command(hide = true)]
+    Config {
+        /// Another file than the node's own
+        file: Option<PathBuf>,
+    },
     /// See it work: five nodes on this machine, documents across four hops, one relay killed on the way
     Demo {
         /// Documents to send: a file or a directory; without it the project's own
@@ -148,6 +162,17 @@ fn perform(arguments: Arguments) -> Result<i32, Failure> {
         }
         Command::Run => run::command(paths, clock),
         Command::Check => check(&paths),
+        Command::Doctor { lang } => {
+            let answer = doctor::of_stopped(&paths, clock, Language::of(&lang));
+            write_answer(&answer.map_err(|e| Failure::new(exit::IO, e))?)
+        }
+        Command::Config { file } => {
+            let text = file.map(|path| match std::fs::read_to_string(&path) {
+                Ok(text) => Ok((path, text)),
+                Err(e) => Err(Failure::new(exit::NO_INPUT, format!("{}: {e}", path.display()))),
+            });
+            write_answer(&doctor::config_of_stopped(&paths, text.transpose()?))
+        }
         Command::Demo { path, keep } => demo::command(path, keep),
     }
 }
@@ -323,9 +348,13 @@ fn setup_failure(error: setup::SetupError) -> Failure {
     Failure::new(code, error)
 }
 
+fn write_answer(answer: &impl tram_proto::local::Answer) -> Result<i32, Failure> {
+    let written = std::io::stdout().write_all(&answer.to_bytes());
+    written.map(|()| exit::OK).map_err(|e| Failure::new(exit::IO, e))
+}
+
 fn check(paths: &Paths) -> Result<i32, Failure> {
-    let config = Config::load(paths).map_err(|e| Failure::new(exit::CONFIG, e))?;
-    crate::local::access::Access::resolve(&config.rules).map_err(|e| Failure::new(exit::CONFIG, e))?;
+    Config::load(paths).map_err(|e| Failure::new(exit::CONFIG, e))?;
     let keys = tram_pki::keystore::NodeKeys::load(&paths.pki).map_err(|e| Failure::new(exit::CONFIG, e))?;
     let me = keys.identity();
     let days = me.not_after_ms.saturating_sub(Clock::default().wall_ms()) / tram_pki::clock::DAY_MS;

@@ -1,8 +1,12 @@
 //! The config: `tramd.toml` and `conf.d/*.toml`.
 //!
-//! Every file is read alone first, so that an unknown key is reported with its file, line and the names that would be
-//! valid; then they are merged in the order of their names. A list adds up, a single value stands in one file only. Sizes
-//! carry units. What a key means is said in `tramd.example.toml`, which a test parses.
+//! Owns what may stand in it and which values can be. `files` reads and merges, [`keys`] is the table of keys with what
+//! each means, which is also its documentation. Sizes carry units. Guarantees that all mistakes are reported at once, each
+//! with file, line and what would be right.
+
+mod files;
+pub mod keys;
+pub mod view;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -10,15 +14,20 @@ use std::path::{Path, PathBuf};
 use bytesize::ByteSize;
 use jiff::tz::TimeZone;
 use serde::Deserialize;
-use toml::{Table, Value};
 use tram_proto::join::HostPort;
 use tram_proto::name::{Inbox, NodeName};
 
 use crate::http::{self, Loopback};
 use crate::link::pace::{Congestion, Pace};
-use crate::local::access::Rule;
+use crate::local::access::{Access, Rule};
 use crate::paths::Paths;
-use crate::plan::{Origins, Plan, PlanSection};
+use crate::plan::{Plan, PlanSection};
+
+pub(crate) use files::Draft;
+pub use files::{Entries, Entry};
+
+/// The rules of access, as a key that changes.
+pub(crate) const ACCESS_RULE: &str = "access.rule";
 
 /// Why a config cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -31,34 +40,35 @@ pub enum ConfigError {
         /// Why.
         source: std::io::Error,
     },
-    /// It is not what it should be; the text names line, column and key.
-    #[error("{}: {text}", path.display())]
-    Parse {
-        /// Which.
-        path: PathBuf,
-        /// What the parser says.
-        text: String,
-    },
-    /// Two files say different things.
-    #[error("{key} stands in {} and in {}; keep one of them", first.display(), second.display())]
-    Twice {
-        /// Which key.
-        key: String,
-        /// The file that has it.
-        first: PathBuf,
-        /// The file that has it too.
-        second: PathBuf,
-    },
-    /// A value that parses but cannot be.
-    #[error("{}: {key}: {why}", path.display())]
-    Value {
-        /// The file, or the first of several.
-        path: PathBuf,
-        /// Which key.
-        key: &'static str,
-        /// What is wrong and what would be right.
-        why: String,
-    },
+    /// Mistakes: all there are, in the order of files and lines.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Faults(Vec<Fault>),
+}
+
+/// One mistake.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// The file.
+    pub path: PathBuf,
+    /// The line, counted from 1; `None` when the mistake stands in no single one.
+    pub line: Option<usize>,
+    /// The key, as in the table of keys; lists count from 1. Empty where the file cannot be read that far.
+    pub key: String,
+    /// What is wrong and what would be right.
+    pub why: String,
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: ", self.path.display())?;
+        if let Some(line) = self.line {
+            write!(f, "line {line}: ")?;
+        }
+        if !self.key.is_empty() {
+            write!(f, "{}: ", self.key)?;
+        }
+        f.write_str(&self.why)
+    }
 }
 
 /// `[node]`
@@ -231,6 +241,8 @@ pub struct Config {
     pub http: HttpListen,
     /// `[log]`
     pub log: LogSection,
+    /// What stands where in the files.
+    pub entries: Entries,
 }
 
 impl Config {
@@ -239,37 +251,30 @@ impl Config {
     /// # Errors
     /// [`ConfigError`].
     pub fn load(paths: &Paths) -> Result<Self, ConfigError> {
-        let mut files = vec![paths.config.clone()];
-        files.extend(more_files(&paths.conf_d)?);
-        let mut merged = Table::new();
-        let (mut origins, mut plan) = (Vec::new(), Origins::default());
-        for path in &files {
-            let text =
-                std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.clone(), source })?;
-            parse(path, &text)?;
-            plan.note(path, &text);
-            let table: Table = text.parse().map_err(|e| parse_error(path, &e))?;
-            merge(&mut merged, table, "", path, &mut origins)?;
+        let (mut draft, texts) = (Draft::default(), files::texts(paths)?);
+        for (path, text) in &texts {
+            draft.add(path, text);
         }
-        let sections = Sections::deserialize(merged).map_err(|e| parse_error(&paths.config, &e))?;
-        sections.check(&paths.config, &plan)
+        let sections = draft.sections(&paths.config);
+        sections.rules(&mut draft);
+        sections.check(draft)
     }
 
-    /// Reads one file's text, as [`Config::load`] would.
+    /// Reads one file's text, as [`Config::load`] would; users and groups are not looked up.
     ///
     /// # Errors
     /// [`ConfigError`].
     pub fn from_text(path: &Path, text: &str) -> Result<Self, ConfigError> {
-        let mut plan = Origins::default();
-        plan.note(path, text);
-        parse(path, text)?.check(path, &plan)
+        let mut draft = Draft::default();
+        draft.add(path, text);
+        draft.sections(path).check(draft)
     }
-}
 
-impl Config {
     /// The plan of a file for a node with these uplinks, unless the file has some itself.
     pub(crate) fn plan_of(path: &Path, text: &str, uplinks: &[Uplink]) -> Result<Plan, ConfigError> {
-        let mut sections = parse(path, text)?;
+        let mut draft = Draft::default();
+        draft.add(path, text);
+        let mut sections = draft.sections(path);
         if sections.uplink.is_empty() {
             sections.uplink = uplinks
                 .iter()
@@ -280,62 +285,8 @@ impl Config {
                 })
                 .collect();
         }
-        let mut entries = Origins::default();
-        entries.note(path, text);
-        Ok(sections.check(path, &entries)?.plan)
+        Ok(sections.check(draft)?.plan)
     }
-}
-
-fn parse(path: &Path, text: &str) -> Result<Sections, ConfigError> {
-    toml::from_str(text).map_err(|error| parse_error(path, &error))
-}
-
-fn parse_error(path: &Path, error: &toml::de::Error) -> ConfigError {
-    ConfigError::Parse { path: path.to_owned(), text: error.to_string().trim_end().to_owned() }
-}
-
-fn more_files(conf_d: &Path) -> Result<Vec<PathBuf>, ConfigError> {
-    let entries = match std::fs::read_dir(conf_d) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(source) => return Err(ConfigError::Read { path: conf_d.to_owned(), source }),
-    };
-    let mut files: Vec<PathBuf> = entries
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.extension().is_some_and(|e| e == "toml"))
-        .collect();
-    files.sort();
-    Ok(files)
-}
-
-fn merge(
-    into: &mut Table,
-    from: Table,
-    prefix: &str,
-    path: &Path,
-    origins: &mut Vec<(String, PathBuf)>,
-) -> Result<(), ConfigError> {
-    for (key, value) in from {
-        let full = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
-        match (into.get_mut(&key), value) {
-            (Some(Value::Table(old)), Value::Table(new)) => merge(old, new, &full, path, origins)?,
-            (Some(Value::Array(old)), Value::Array(new)) => old.extend(new),
-            (None, Value::Table(new)) => {
-                let mut table = Table::new();
-                merge(&mut table, new, &full, path, origins)?;
-                into.insert(key, Value::Table(table));
-            }
-            (None, new) => {
-                origins.push((full, path.to_owned()));
-                into.insert(key, new);
-            }
-            (Some(_), _) => {
-                let first = origins.iter().find(|(k, _)| *k == full).map(|(_, p)| p.clone()).unwrap_or_default();
-                return Err(ConfigError::Twice { key: full, first, second: path.to_owned() });
-            }
-        }
-    }
-    Ok(())
 }
 
 fn zone(name: Option<&str>) -> Result<TimeZone, String> {
@@ -345,130 +296,88 @@ fn zone(name: Option<&str>) -> Result<TimeZone, String> {
 }
 
 impl Sections {
-    fn check(self, path: &Path, entries: &Origins) -> Result<Config, ConfigError> {
-        let wrong = |key, why: String| ConfigError::Value { path: path.to_owned(), key, why };
-        let inboxes = self.access.inboxes.iter().map(|i| i.parse::<Inbox>()).collect::<Result<_, _>>();
+    /// Looks up whom the rules are for.
+    fn rules(&self, draft: &mut Draft) {
+        for (at, rule) in self.access.rule.iter().enumerate() {
+            if let Err(mut why) = Access::resolve(std::slice::from_ref(rule)) {
+                why.is_of(at + 1);
+                draft.wrong(&format!("{ACCESS_RULE}[{}]", at + 1), why.to_string());
+            }
+        }
+    }
+
+    fn uplinks(&self, draft: &mut Draft) -> Vec<Uplink> {
         let mut uplinks: Vec<Uplink> = Vec::new();
-        for uplink in &self.uplink {
-            let node: NodeName = uplink.node.parse().map_err(|e| wrong("uplink.node", format!("{e}")))?;
-            let addresses = uplink.addresses.iter().map(|a| a.parse::<HostPort>()).collect::<Result<Vec<_>, _>>();
-            let addresses = addresses.map_err(|e| wrong("uplink.addresses", e.to_string()))?;
-            if addresses.is_empty() {
-                return Err(wrong("uplink.addresses", "give at least one HOST:PORT".to_owned()));
+        for (at, section) in self.uplink.iter().enumerate() {
+            let key = |name: &str| format!("uplink[{}].{name}", at + 1);
+            let mut addresses = Vec::new();
+            for address in &section.addresses {
+                match address.parse::<HostPort>() {
+                    Ok(address) => addresses.push(address),
+                    Err(why) => draft.wrong(&key("addresses"), why.to_string()),
+                }
             }
-            if uplinks.iter().any(|other| other.node == node) {
-                let why = format!("{node} stands twice; give all its addresses in one [[uplink]]");
-                return Err(wrong("uplink.node", why));
+            if section.addresses.is_empty() {
+                draft.wrong(&key("addresses"), "give at least one HOST:PORT".to_owned());
             }
-            uplinks.push(Uplink { node, addresses, congestion: uplink.congestion });
+            match section.node.parse::<NodeName>() {
+                Err(why) => draft.wrong(&key("node"), why.to_string()),
+                Ok(node) if uplinks.iter().any(|other| other.node == node) => {
+                    let why = format!("{node} stands twice; give all its addresses in one [[uplink]]");
+                    draft.wrong(&key("node"), why);
+                }
+                Ok(node) => uplinks.push(Uplink { node, addresses, congestion: section.congestion }),
+            }
         }
-        if uplinks.len() > tram_proto::limits::UPLINKS {
-            let why = format!("a node has at most {} uplinks", tram_proto::limits::UPLINKS);
-            return Err(wrong("uplink", why));
+        if self.uplink.len() > tram_proto::limits::UPLINKS {
+            draft.wrong("uplink", format!("a node has at most {} uplinks", tram_proto::limits::UPLINKS));
         }
-        if let Some(level) = &self.log.level {
-            tracing_subscriber::EnvFilter::try_new(level).map_err(|e| wrong("log.level", format!("{level:?}: {e}")))?;
+        uplinks
+    }
+
+    fn check(self, mut draft: Draft) -> Result<Config, ConfigError> {
+        let mut inboxes = Vec::new();
+        for inbox in &self.access.inboxes {
+            match inbox.parse::<Inbox>() {
+                Ok(inbox) => inboxes.push(inbox),
+                Err(why) => draft.wrong("access.inboxes", why.to_string()),
+            }
         }
-        if let Some(advertise) = &self.listen.advertise {
-            advertise.parse::<HostPort>().map_err(|e| wrong("listen.advertise", e.to_string()))?;
+        let uplinks = self.uplinks(&mut draft);
+        if let Some(level) = &self.log.level
+            && let Err(why) = tracing_subscriber::EnvFilter::try_new(level)
+        {
+            draft.wrong("log.level", format!("{level:?}: {why}"));
         }
-        let http = HttpListen::of(self.http.listen.as_deref()).map_err(|why| wrong("http.listen", why))?;
-        let zone = zone(self.node.timezone.as_deref()).map_err(|why| wrong("node.timezone", why))?;
+        let http = HttpListen::of(self.http.listen.as_deref()).unwrap_or_else(|why| {
+            draft.wrong("http.listen", why);
+            HttpListen::Off
+        });
+        if let Some(Err(why)) = self.listen.advertise.as_ref().map(|advertise| advertise.parse::<HostPort>()) {
+            draft.wrong("listen.advertise", why.to_string());
+        }
+        let zone = zone(self.node.timezone.as_deref()).unwrap_or_else(|why| {
+            draft.wrong("node.timezone", why);
+            TimeZone::UTC
+        });
         let parents: Vec<NodeName> = uplinks.iter().map(|uplink| uplink.node.clone()).collect();
-        let plan = self.plan.check(entries, zone, &parents).map_err(|error| {
-            let path = error.path.unwrap_or_else(|| path.to_owned());
-            ConfigError::Value { path, key: error.key, why: error.why }
-        })?;
+        let plan = self.plan.check(&mut draft, zone, &parents);
+        let entries = draft.finish()?;
         Ok(Config {
             plan,
             node: self.node,
             listen: self.listen,
-            inboxes: inboxes.map_err(|e| wrong("access.inboxes", e.to_string()))?,
+            inboxes,
             labels: self.access.labels,
             rules: self.access.rule,
             uplinks,
             spool: self.spool,
             http,
             log: self.log,
+            entries,
         })
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[track_caller]
-    fn check(text: &str, expect: Result<(), &[&str]>) {
-        let got = Config::from_text(Path::new("tramd.toml"), text).map(|_| ()).map_err(|e| e.to_string());
-        match expect {
-            Ok(()) => assert_eq!(got, Ok(())),
-            Err(parts) => {
-                let error = got.expect_err("refused");
-                assert!(parts.iter().all(|part| error.contains(part)), "{error}");
-            }
-        }
-    }
-
-    #[test]
-    fn an_unknown_key_is_named_with_its_line_and_the_valid_ones() {
-        check("", Ok(()));
-        check(
-            "[spool]\nmax = \"1GiB\"\nkeepfree = \"1MiB\"\n",
-            Err(&["tramd.toml", "line 3", "keepfree", "keep_free"]),
-        );
-        check("[sppol]\n", Err(&["line 1", "sppol", "spool"]));
-        check("[[uplink]]\nnode = \"a\"\n", Err(&["addresses"]));
-        check("[spool]\nmax = 5\n[", Err(&["line 3"]));
-    }
-
-    #[test]
-    fn a_value_that_cannot_be_is_named_with_its_cure() {
-        check("[access]\ninboxes = [\"a/b\"]\n", Err(&["access.inboxes", "a/b"]));
-        check("[[uplink]]\nnode = \"A\"\naddresses = [\"h:1\"]\n", Err(&["uplink.node", "\"a\""]));
-        check("[[uplink]]\nnode = \"a\"\naddresses = [\"h\"]\n", Err(&["uplink.addresses"]));
-        check("[[uplink]]\nnode = \"a\"\naddresses = []\n", Err(&["at least one"]));
-        let twice = "[[uplink]]\nnode = \"a\"\naddresses = [\"h:1\"]\n".repeat(2);
-        check(&twice, Err(&["uplink.node", "a stands twice"]));
-        check("[listen]\ncongestion = \"reno\"\n", Err(&["line 2", "reno", "tram", "cubic", "bbr"]));
-        check("[http]\nlisten = \"0.0.0.0:7480\"\n", Err(&["http.listen", "mutual TLS", "127.0.0.1:7480"]));
-        check("[http]\nlisten = \"localhost\"\n", Err(&["http.listen", "IP:PORT"]));
-        check("[http]\nlisten = \"\"\n", Ok(()));
-        check("[log]\nlevel = \"tramd=loud\"\n", Err(&["log.level", "loud"]));
-    }
-
-    #[test]
-    fn the_example_is_valid_and_names_every_key() {
-        let text = include_str!("../tramd.example.toml");
-        let config = Config::from_text(Path::new("tramd.example.toml"), text).expect("valid");
-        assert_eq!(config.uplinks.len(), 1);
-        let uncommented: String =
-            text.lines().map(|l| l.strip_prefix("#: ").unwrap_or(l)).collect::<Vec<_>>().join("\n");
-        let full = Config::from_text(Path::new("tramd.example.toml"), &uncommented).expect("valid with every key set");
-        assert!(full.spool.max.is_some() && full.listen.advertise.is_some() && !full.rules.is_empty());
-        assert!(full.node.timezone.is_some() && full.plan != config.plan);
-    }
-
-    #[test]
-    fn the_http_door_is_open_in_the_systems_places_and_elsewhere_when_it_is_said() {
-        let (system, own) = (Paths::new(None), Paths::new(Some(Path::new("/tmp/C"))));
-        let at = |text: Option<&str>, paths| HttpListen::of(text).expect("valid").address(paths).map(|a| a.to_string());
-        assert_eq!(at(None, &system).as_deref(), Some(http::DEFAULT));
-        assert_eq!(at(None, &own), None);
-        assert_eq!(at(Some(""), &system), None);
-        assert_eq!(at(Some("[::1]:80"), &own).as_deref(), Some("[::1]:80"));
-    }
-
-    #[test]
-    fn files_add_up_and_contradictions_are_named() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let paths = Paths::new(Some(dir.path()));
-        std::fs::create_dir(&paths.conf_d).expect("made");
-        std::fs::write(&paths.config, "[access]\ninboxes = [\"vanban\"]\n[node]\ntitle = \"A\"\n").expect("written");
-        std::fs::write(paths.conf_d.join("10-more.toml"), "[access]\ninboxes = [\"khan\"]\n").expect("written");
-        assert_eq!(Config::load(&paths).expect("merged").inboxes.len(), 2);
-        std::fs::write(paths.conf_d.join("20-title.toml"), "[node]\ntitle = \"B\"\n").expect("written");
-        let error = Config::load(&paths).expect_err("twice").to_string();
-        assert!(error.contains("node.title") && error.contains("20-title.toml"), "{error}");
-    }
-}
+mod tests;

@@ -9,6 +9,7 @@ pub mod command;
 pub mod committer;
 pub mod config;
 mod demo;
+pub mod doctor;
 pub mod engine;
 pub mod http;
 pub mod issuer;

@@ -53,6 +53,7 @@ use tram_proto::local::admin_server::AdminServer;
 use tram_proto::local::app_server::AppServer;
 
 use crate::engine::handle::EngineHandle;
+use crate::paths::Paths;
 use crate::plan::Plan;
 use crate::spool::Spool;
 
@@ -78,6 +79,8 @@ pub struct Door {
     pub issuer: Option<Arc<dyn station::Issuer>>,
     /// Certificates, of this node and of others.
     pub pki: Arc<pki::PkiDoor>,
+    /// Where the node's files are.
+    pub paths: Paths,
     /// Reads the config again.
     pub reload: Arc<dyn station::Reload>,
     /// The rules in force; a reload sends new ones.

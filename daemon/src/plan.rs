@@ -20,9 +20,9 @@ use tram_proto::envelope::Precedence;
 use tram_proto::name::NodeName;
 use tram_relay::input::Side;
 
-use crate::config::ConfigError;
+use crate::config::{ConfigError, Fault};
 
-pub(crate) use parse::{Origins, PlanSection};
+pub(crate) use parse::PlanSection;
 pub use rate::Rate;
 
 /// Where a line's rate is declared, bulk leaves so much of it to others, in percent, unless the plan says otherwise.
@@ -159,7 +159,7 @@ pub struct Plan {
     lines: Vec<Line>,
     limits: Vec<Limit>,
     /// Where each neighbour is named first: file and line.
-    named: BTreeMap<NodeName, (PathBuf, String)>,
+    named: BTreeMap<NodeName, (PathBuf, usize)>,
 }
 
 impl Default for Plan {
@@ -183,15 +183,19 @@ impl Plan {
     /// Whether it names no neighbour but these.
     ///
     /// # Errors
-    /// [`ConfigError`] with the place of the first that is unknown.
+    /// [`ConfigError`] with the place of each that is unknown.
     pub(crate) fn only_names(&self, known: &BTreeSet<NodeName>) -> Result<(), ConfigError> {
-        let Some((name, (path, line))) = self.named.iter().find(|(name, _)| !known.contains(*name)) else {
-            return Ok(());
-        };
-        let why = format!(
-            "{line}: {name} is no neighbour of this node: see `tram node list`, or say \"uplink\" or \"children\""
-        );
-        Err(ConfigError::Value { path: path.clone(), key: "plan", why })
+        let unknown = self.named.iter().filter(|(name, _)| !known.contains(*name));
+        let faults = unknown.map(|(name, (path, line))| Fault {
+            path: path.clone(),
+            line: Some(*line),
+            key: "plan".to_owned(),
+            why: format!(
+                "{name} is no neighbour of this node: see `tram node list`, or say \"uplink\" or \"children\""
+            ),
+        });
+        let faults: Vec<Fault> = faults.collect();
+        if faults.is_empty() { Ok(()) } else { Err(ConfigError::Faults(faults)) }
     }
 
     /// What holds for the link to a neighbour.

@@ -12,11 +12,11 @@ use tram_proto::name::NodeName;
 use tram_proto::pki::{Answer, Request};
 use tram_relay::input::Side;
 
-use crate::config::{Config, ConfigError, Uplink};
+use crate::config::{ACCESS_RULE, Config, ConfigError, Entries, Fault, Uplink, keys};
 use crate::link::Here;
 use crate::link::dialer::{self, Uplinks};
 use crate::link::pace::Pace;
-use crate::local::access::Access;
+use crate::local::access::{Access, AccessError};
 use crate::local::station::{Issuer, Reload, ReloadError};
 use crate::paths::Paths;
 use crate::plan::{Plan, Rate};
@@ -108,6 +108,8 @@ impl Reloader {
                 _ => {}
             }
         }
+        let waits = |name: &str| changes.iter().any(|change| !change.applied && keys::is_within(name, change.key));
+        now.config.entries = new.entries.keeping(&now.config.entries, waits);
         info!(changed = changes.len(), "the config was reloaded");
         Ok(changes)
     }
@@ -150,7 +152,6 @@ impl Reloader {
     }
 }
 
-const ACCESS_RULE: &str = "access.rule";
 const UPLINK: &str = "uplink";
 const PLAN: &str = "plan";
 
@@ -179,6 +180,17 @@ impl Reload for Reloader {
         Self::reload(self).await.map_err(|why| ReloadError(why.to_string()))
     }
 
+    async fn config(&self, file: Option<(String, String)>) -> (Entries, Result<Entries, ConfigError>) {
+        let in_force = self.inner.lock().await.config.entries.clone();
+        let paths = self.paths.clone();
+        let read = tokio::task::spawn_blocking(move || match file {
+            Some((name, text)) => Config::from_text(name.as_ref(), &text),
+            None => Config::load(&paths),
+        });
+        let read = read.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+        (in_force, read.map(|config| config.entries))
+    }
+
     async fn plan(&self, file: Option<(String, String)>) -> Result<Plan, ReloadError> {
         let now = self.inner.lock().await;
         let (paths, uplinks) = (self.paths.clone(), now.config.uplinks.clone());
@@ -195,8 +207,11 @@ impl Reload for Reloader {
 
 /// The rules of a config, as the sockets take them.
 pub(crate) fn access_of(config: &Config, paths: &Paths) -> Result<Arc<Access>, ConfigError> {
-    let wrong = |why: String| ConfigError::Value { path: paths.config.clone(), key: ACCESS_RULE, why };
-    Access::resolve(&config.rules).map(Arc::new).map_err(|error| wrong(error.to_string()))
+    let wrong = |error: AccessError| {
+        let (path, key) = (paths.config.clone(), ACCESS_RULE.to_owned());
+        ConfigError::Faults(vec![Fault { path, line: None, key, why: error.to_string() }])
+    };
+    Access::resolve(&config.rules).map(Arc::new).map_err(wrong)
 }
 
 /// The uplinks of a config, as they are dialled.
@@ -216,31 +231,31 @@ pub(crate) fn to_dial(config: &Config) -> Vec<dialer::Uplink> {
 /// The keys in which `new` differs from `old`, and whether each can be taken over. Exhaustive, so that a new section
 /// cannot be forgotten.
 fn changes(old: &Config, new: &Config) -> Vec<KeyChange> {
-    let Config { node, listen, inboxes, labels, rules, uplinks, plan, spool, http, log } = old;
+    let Config { node, listen, inboxes, labels, rules, uplinks, plan, spool, http, log, entries: _ } = old;
     // The core knows from its start whether it is the top of its tree.
     let stays_top = uplinks.is_empty() == new.uplinks.is_empty();
     [
-        ("node.title", node.title != new.node.title, false),
-        ("listen.overlay", listen.overlay != new.listen.overlay, false),
-        ("listen.congestion", listen.congestion != new.listen.congestion, false),
-        ("listen.join", listen.join != new.listen.join, false),
-        ("listen.advertise", listen.advertise != new.listen.advertise, false),
-        ("access.inboxes", *inboxes != new.inboxes, false),
-        ("access.labels", *labels != new.labels, false),
-        (ACCESS_RULE, *rules != new.rules, true),
-        (UPLINK, *uplinks != new.uplinks, stays_top),
+        ("node.title", node.title != new.node.title),
+        ("listen.overlay", listen.overlay != new.listen.overlay),
+        ("listen.congestion", listen.congestion != new.listen.congestion),
+        ("listen.join", listen.join != new.listen.join),
+        ("listen.advertise", listen.advertise != new.listen.advertise),
+        ("access.inboxes", *inboxes != new.inboxes),
+        ("access.labels", *labels != new.labels),
+        (ACCESS_RULE, *rules != new.rules),
+        (UPLINK, *uplinks != new.uplinks),
         // Its hours are in the time zone of the node.
-        (PLAN, *plan != new.plan, true),
-        ("spool.max", spool.max != new.spool.max, false),
-        ("spool.keep_free", spool.keep_free != new.spool.keep_free, false),
-        ("spool.cache", spool.cache != new.spool.cache, false),
-        ("http.listen", *http != new.http, false),
-        ("log.level", log.level != new.log.level, false),
-        ("log.format", log.format != new.log.format, false),
+        (PLAN, *plan != new.plan),
+        ("spool.max", spool.max != new.spool.max),
+        ("spool.keep_free", spool.keep_free != new.spool.keep_free),
+        ("spool.cache", spool.cache != new.spool.cache),
+        ("http.listen", *http != new.http),
+        ("log.level", log.level != new.log.level),
+        ("log.format", log.format != new.log.format),
     ]
     .into_iter()
-    .filter(|(_, differs, _)| *differs)
-    .map(|(key, _, applied)| KeyChange { key, applied })
+    .filter(|(_, differs)| *differs)
+    .map(|(key, _)| KeyChange { key, applied: keys::reloads(key) && (key != UPLINK || stays_top) })
     .collect()
 }
 

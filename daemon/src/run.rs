@@ -218,7 +218,7 @@ pub async fn run(
     let listen = config.listen.overlay;
     let issuer = desk.clone().map(|desk| desk as Arc<dyn Issuer>);
     let (pki, http) = (paths.pki.clone(), config.http.address(&paths));
-    let reloader = Arc::new(Reloader::new(paths, config, uplinks, new_rules, here.clone(), issuer.clone()));
+    let reloader = Arc::new(Reloader::new(paths.clone(), config, uplinks, new_rules, here.clone(), issuer.clone()));
     reloader.look_at_plan().await;
     let (renew_now, asked) = watch::channel(0);
     let (tried, tries) = watch::channel(Tried::default());
@@ -254,6 +254,7 @@ pub async fn run(
         station,
         issuer,
         pki: pki_door,
+        paths,
         reload,
         access,
         plan,

@@ -37,4 +37,20 @@ mod wire;
 pub mod local {
     //! The local API, `tram.local.v1`: generated messages, client and server.
     include!(concat!(env!("OUT_DIR"), "/tram.local.v1.rs"));
+
+    /// An answer as bytes, for where there is no socket: of a node that does not run.
+    pub trait Answer: prost::Message + Default {
+        /// Its bytes.
+        fn to_bytes(&self) -> Vec<u8> {
+            self.encode_to_vec()
+        }
+
+        /// The answer of these bytes; `None` when they are none.
+        fn of_bytes(bytes: &[u8]) -> Option<Self> {
+            Self::decode(bytes).ok()
+        }
+    }
+
+    impl Answer for ConfigAnswer {}
+    impl Answer for DoctorAnswer {}
 }

@@ -6,10 +6,12 @@ mod e2e {
     mod access;
     mod clocks;
     mod config;
+    mod config_commands;
     mod crashes;
     mod cross;
     mod cuts;
     mod disk_full;
+    mod doctor;
     mod joining;
     mod keys;
     mod lost_spools;

@@ -47,11 +47,11 @@ const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// 45 s anew.
 const MISSED: Duration = Duration::from_secs(10);
 /// Safe for IPv4 and IPv6 over Ethernet.
-const MTU: u16 = 1452;
+pub(crate) const MTU: u16 = 1452;
 /// The kernel's default of 208 KiB holds 5 ms of 200 Mbit/s.
-const SOCKET_BUFFER_BYTES: usize = 8 << 20;
+pub(crate) const SOCKET_BUFFER_BYTES: usize = 8 << 20;
 /// Below this, losses at line rate are likely enough to warn.
-const SOCKET_BUFFER_LOW_BYTES: usize = 1 << 20;
+pub(crate) const SOCKET_BUFFER_LOW_BYTES: usize = 1 << 20;
 /// Handshakes that may wait to be accepted, and the bytes they may bring before that.
 const INCOMING: usize = 256;
 const INCOMING_BYTES: u64 = 4 << 20;

@@ -87,6 +87,15 @@ pub enum AccessError {
     },
 }
 
+impl AccessError {
+    /// Counts the rule anew: it was looked at alone.
+    pub(crate) const fn is_of(&mut self, number: usize) {
+        match self {
+            Self::Nobody(rule) | Self::Unknown { rule, .. } | Self::Word { rule, .. } => *rule = number,
+        }
+    }
+}
+
 /// What a caller may do.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Grant {

@@ -8,19 +8,23 @@ use tram_pki::lock::Passphrase;
 use tram_proto::id::NodeId;
 use tram_proto::local::admin_server::Admin;
 use tram_proto::local::{
-    Changed, Done, HopName, InboxName, InboxView, InboxesAnswer, InboxesRequest, KeyView, LinkView, LinksAnswer,
-    LinksRequest, NodeName, NodeView, NodesAnswer, NodesRequest, PkiForgetRootRequest, PkiInstallAnswer,
-    PkiInstallRequest, PkiLockAnswer, PkiLockRequest, PkiNodesAnswer, PkiNodesRequest, PkiPinRequest, PkiRenameRequest,
-    PkiRenewAnswer, PkiRenewRequest, PkiRevokeAnswer, PkiRevokeRequest, PkiRotateRequest, PkiRotation, PkiSignAnswer,
-    PkiSignRequest, PkiStatusAnswer, PkiStatusRequest, PkiUnlockRequest, PlanAnswer, PlanCheckRequest, PlanShowRequest,
-    QueueView, QueuesAnswer, QueuesRequest, ReloadAnswer, ReloadRequest, RetryRequest, ScrubAnswer, ScrubRequest,
-    SpoolView, StatusAnswer, StatusRequest, TokenCancelRequest, TokenListAnswer, TokenListRequest, TokenNewAnswer,
-    TokenNewRequest, TokenView,
+    Changed, ConfigAnswer, ConfigRequest, DoctorAnswer, DoctorRequest, Done, HopName, InboxName, InboxView,
+    InboxesAnswer, InboxesRequest, KeyView, LinkView, LinksAnswer, LinksRequest, NodeName, NodeView, NodesAnswer,
+    NodesRequest, PkiForgetRootRequest, PkiInstallAnswer, PkiInstallRequest, PkiLockAnswer, PkiLockRequest,
+    PkiNodesAnswer, PkiNodesRequest, PkiPinRequest, PkiRenameRequest, PkiRenewAnswer, PkiRenewRequest, PkiRevokeAnswer,
+    PkiRevokeRequest, PkiRotateRequest, PkiRotation, PkiSignAnswer, PkiSignRequest, PkiStatusAnswer, PkiStatusRequest,
+    PkiUnlockRequest, PlanAnswer, PlanCheckRequest, PlanShowRequest, QueueView, QueuesAnswer, QueuesRequest,
+    ReloadAnswer, ReloadRequest, RetryRequest, ScrubAnswer, ScrubRequest, SpoolView, StatusAnswer, StatusRequest,
+    TokenCancelRequest, TokenListAnswer, TokenListRequest, TokenNewAnswer, TokenNewRequest, TokenView,
 };
 use tram_proto::name::Inbox;
 use tram_relay::input::{Command, Side};
 use tram_relay::snapshot::Snapshot;
 use zeroize::Zeroize as _;
+
+use crate::config::view;
+use crate::doctor::finding::cure_of_held;
+use crate::doctor::{self, Facts, Finding, Language};
 
 use super::pki::PkiDoor;
 use super::station::{Issuer, IssuerError, KeyOrder, LinkFacts, SignOrder, TokenOrder, Wire};
@@ -92,7 +96,7 @@ impl Admin for Service {
         let station = &self.door.station;
         let (identity, now_ms) = (station.identity(), station.now_ms());
         let links = links(&snapshot, station.links());
-        let mut problems = problems(&snapshot, &links);
+        let mut problems: Vec<String> = problems(&snapshot, &links).iter().map(Finding::line).collect();
         let (certificates, more) = self.pki(|pki| Ok((pki.certificates(), pki.problems()))).await?;
         problems.extend(more);
         Ok(Response::new(StatusAnswer {
@@ -348,6 +352,36 @@ impl Admin for Service {
         Ok(Response::new(ReloadAnswer { keys: keys.collect() }))
     }
 
+    async fn config(&self, request: Request<ConfigRequest>) -> Result<Response<ConfigAnswer>, Status> {
+        self.check(&request)?;
+        let ConfigRequest { file, text } = request.into_inner();
+        let file = (!file.is_empty()).then_some((file, text));
+        let is_own = file.is_none();
+        let (in_force, files) = self.door.reload.config(file).await;
+        Ok(Response::new(view::answer(is_own.then_some(&in_force), files.as_ref())))
+    }
+
+    async fn doctor(&self, request: Request<DoctorRequest>) -> Result<Response<DoctorAnswer>, Status> {
+        self.check(&request)?;
+        let language = Language::of(&request.into_inner().language);
+        let snapshot = self.snapshot().await?;
+        let links = links(&snapshot, self.door.station.links());
+        let mut findings = problems(&snapshot, &links);
+        let name = self.door.station.identity().name;
+        let (more, has_authority) = self
+            .pki({
+                let name = name.clone();
+                move |pki| Ok((pki.problems(), pki.may_be_certified(&name)))
+            })
+            .await?;
+        findings.extend(more.into_iter().map(Finding::Certificates));
+        let (in_force, files) = self.door.reload.config(None).await;
+        let config = view::answer(Some(&in_force), files.as_ref());
+        let facts = Facts { findings, links, config, has_authority, name: name.to_string() };
+        let answer = doctor::examine(&self.door.paths, self.door.pki.clock, Some(facts), language).await;
+        Ok(Response::new(answer))
+    }
+
     async fn plan_show(&self, request: Request<PlanShowRequest>) -> Result<Response<PlanAnswer>, Status> {
         self.check(&request)?;
         let plan = self.door.plan.borrow().clone();
@@ -455,38 +489,26 @@ fn links(snapshot: &Snapshot, facts: Vec<LinkFacts>) -> Vec<LinkView> {
     views.into_values().collect()
 }
 
-fn cure_of_held(peer: &str) -> String {
-    format!(
-        "its spool was rolled back or its disk cloned: empty its spool directory, or, if it is the only machine of its name, run `tram node accept {peer}` here"
-    )
-}
-
 /// Why the node is degraded, each with what to do.
-fn problems(snapshot: &Snapshot, links: &[LinkView]) -> Vec<String> {
+fn problems(snapshot: &Snapshot, links: &[LinkView]) -> Vec<Finding> {
     let mut problems = Vec::new();
     let uplinks: Vec<&LinkView> = links.iter().filter(|link| link.side == "up").collect();
     if !uplinks.is_empty() && uplinks.iter().all(|link| link.state != "up") {
         let one = |link: &&LinkView| {
             format!("{} {}{}{}", link.peer, link.state, if link.error.is_empty() { "" } else { ": " }, link.error)
         };
-        problems.push(format!("no uplink is up ({})", uplinks.iter().map(one).collect::<Vec<_>>().join("; ")));
+        problems.push(Finding::NoUplink(uplinks.iter().map(one).collect::<Vec<_>>().join("; ")));
     }
     if let Some(first) = snapshot.late.first() {
-        let count = snapshot.late.len();
-        problems.push(format!(
-            "{count} of the messages have passed the time that was set for them, {first} among them: see `tram trace`"
-        ));
+        problems.push(Finding::Late(snapshot.late.len(), first.to_string()));
     }
-    problems.extend(snapshot.held.iter().map(|peer| format!("{peer} is held: {}", cure_of_held(peer))));
-    let resume = |hop: String| format!("the queue of {hop} is paused: end it with `tram queue resume {hop}`");
-    problems.extend(paused(snapshot).into_iter().map(resume));
+    problems.extend(snapshot.held.iter().cloned().map(Finding::Held));
+    problems.extend(paused(snapshot).into_iter().map(Finding::Paused));
     if !snapshot.clock_trusted {
-        problems.push(
-            "the clock is not trusted: set it (`timedatectl set-ntp true`); nothing expires meanwhile".to_owned(),
-        );
+        problems.push(Finding::ClockUntrusted);
     }
     if snapshot.spool_room_bytes < ROOM_LOW {
-        problems.push(format!("the spool is nearly full: {} bytes are free for messages", snapshot.spool_room_bytes));
+        problems.push(Finding::SpoolLow(snapshot.spool_room_bytes));
     }
     problems
 }

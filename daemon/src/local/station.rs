@@ -6,6 +6,7 @@ use tram_proto::id::NodeId;
 use tram_proto::join::HostPort;
 use tram_proto::name::{NodeName, Role, Zone};
 
+use crate::config::{ConfigError, Entries};
 use crate::plan::Plan;
 pub use crate::reload::KeyChange;
 
@@ -85,6 +86,8 @@ pub trait Reload: Send + Sync + 'static {
     /// # Errors
     /// [`ReloadError`].
     async fn reload(&self) -> Result<Vec<KeyChange>, ReloadError>;
+    /// What stands in the config in force, and in a file (its name and text) or the node's own as they are on its disk.
+    async fn config(&self, file: Option<(String, String)>) -> (Entries, Result<Entries, ConfigError>);
     /// The bandwidth plan of a file (its name and text), or of the node's own as it stands on its disk.
     ///
     /// # Errors

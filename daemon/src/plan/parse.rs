@@ -1,13 +1,13 @@
 //! `[plan]` as it stands in the config, and its checks: all of it is right, or none of it is taken.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use jiff::tz::TimeZone;
 use serde::Deserialize;
-use serde::de::IgnoredAny;
-use toml::Spanned;
 use tram_proto::envelope::Precedence;
 use tram_proto::name::NodeName;
+
+use crate::config::Draft;
 
 use super::{Hours, Limit, Line, LinkName, MINUTES_OF_DAY, Plan, Rate, Scope};
 
@@ -45,95 +45,70 @@ pub(crate) struct LimitSection {
     most: String,
 }
 
-/// Where each entry stands: file and line.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Origins {
-    lines: Vec<(PathBuf, usize)>,
-    limits: Vec<(PathBuf, usize)>,
-}
-
-impl Origins {
-    /// Notes the entries of a file that parses, after those of the files before it.
-    pub(crate) fn note(&mut self, path: &Path, text: &str) {
-        #[derive(Default, Deserialize)]
-        #[serde(default)]
-        struct File {
-            plan: Entries,
-        }
-        #[derive(Default, Deserialize)]
-        #[serde(default)]
-        struct Entries {
-            line: Vec<Spanned<IgnoredAny>>,
-            limit: Vec<Spanned<IgnoredAny>>,
-        }
-        let Ok(File { plan }) = toml::from_str(text) else { return };
-        let at = |entry: &Spanned<IgnoredAny>| {
-            let before = text.get(..entry.span().start).unwrap_or_default();
-            (path.to_owned(), before.matches('\n').count() + 1)
-        };
-        self.lines.extend(plan.line.iter().map(at));
-        self.limits.extend(plan.limit.iter().map(at));
-    }
-}
-
-/// What is wrong with a plan: where, which key, what and how to cure it.
-#[derive(Debug)]
-pub(crate) struct PlanError {
-    pub(crate) path: Option<PathBuf>,
-    pub(crate) key: &'static str,
-    pub(crate) why: String,
-}
-
 impl PlanSection {
-    /// The plan it means. `uplinks` are the parents this node dials.
-    pub(crate) fn check(&self, origins: &Origins, zone: TimeZone, uplinks: &[NodeName]) -> Result<Plan, PlanError> {
+    /// The plan it means, without what is wrong. `uplinks` are the parents this node dials.
+    pub(crate) fn check(&self, draft: &mut Draft, zone: TimeZone, uplinks: &[NodeName]) -> Plan {
         let mut plan = Plan { zone, ..Plan::default() };
+        let known = Known { uplinks, some: !uplinks.is_empty() || draft.doubts("uplink") };
         for (at, entry) in self.line.iter().enumerate() {
-            let wrong = |why| error("plan.line", origins.lines.get(at), why);
-            let line = Line {
-                link: link(&entry.link, uplinks).map_err(wrong)?,
-                rate: entry.rate.parse().map_err(|why| error("plan.line", origins.lines.get(at), why))?,
-            };
-            if plan.lines.iter().any(|other| other.link == line.link) {
-                let why = format!("the line of {} is declared twice: keep one of them", line.link);
-                return Err(error("plan.line", origins.lines.get(at), why));
-            }
-            plan.name(&line.link, origins.lines.get(at));
-            plan.lines.push(line);
-        }
-        for (at, entry) in self.limit.iter().enumerate() {
-            let wrong = |why| error("plan.limit", origins.limits.get(at), why);
-            let limit = entry.check(&plan, uplinks).map_err(wrong)?;
-            for (other, before) in plan.limits.iter().zip(&origins.limits) {
-                if let Some(scope) = overlap(&limit, other) {
-                    let (path, line) = before;
-                    return Err(wrong(format!(
-                        "its hours overlap for {scope} of {} with the entry in line {line} of {}: let one end where the \
-                         other begins",
-                        limit.link,
-                        path.display()
-                    )));
+            let key = format!("plan.line[{}]", at + 1);
+            let line = link(&entry.link, &known).and_then(|link| Ok(Line { link, rate: entry.rate.parse()? }));
+            match line {
+                Err(why) => draft.wrong(&key, why),
+                Ok(line) if plan.lines.iter().any(|other| other.link == line.link) => {
+                    let why = format!("the line of {} is declared twice: keep one of them", line.link);
+                    draft.wrong(&key, why);
+                }
+                Ok(line) => {
+                    plan.name(&line.link, draft.place(&key));
+                    plan.lines.push(line);
                 }
             }
-            plan.name(&limit.link, origins.limits.get(at));
-            plan.limits.push(limit);
         }
-        Ok(plan)
+        // Which entry of the files each is.
+        let mut kept: Vec<String> = Vec::new();
+        for (at, entry) in self.limit.iter().enumerate() {
+            let key = format!("plan.limit[{}]", at + 1);
+            let limit = match entry.check(&plan, &known, draft.doubts("plan.line")) {
+                Ok(Some(limit)) => limit,
+                Ok(None) => continue,
+                Err(why) => {
+                    draft.wrong(&key, why);
+                    continue;
+                }
+            };
+            let meets = plan.limits.iter().zip(&kept).find_map(|(other, key)| Some((overlap(&limit, other)?, key)));
+            if let Some((scope, other)) = meets {
+                let (path, line) = draft.place(other).unwrap_or_default();
+                let why = format!(
+                    "its hours overlap for {scope} of {} with the entry in line {line} of {}: let one end where the \
+                     other begins",
+                    limit.link,
+                    path.display()
+                );
+                draft.wrong(&key, why);
+                continue;
+            }
+            plan.name(&limit.link, draft.place(&key));
+            plan.limits.push(limit);
+            kept.push(key);
+        }
+        plan
     }
+}
+
+/// What is known of the neighbours while a plan is read.
+struct Known<'a> {
+    uplinks: &'a [NodeName],
+    /// There is an uplink, though perhaps one that is misspelt.
+    some: bool,
 }
 
 impl Plan {
-    fn name(&mut self, link: &LinkName, origin: Option<&(PathBuf, usize)>) {
-        if let (LinkName::Node(name), Some((path, line))) = (link, origin) {
-            self.named.entry(name.clone()).or_insert_with(|| (path.clone(), format!("line {line}")));
+    fn name(&mut self, link: &LinkName, origin: Option<(PathBuf, usize)>) {
+        if let (LinkName::Node(name), Some(origin)) = (link, origin) {
+            self.named.entry(name.clone()).or_insert(origin);
         }
-    }
-}
-
-fn error(key: &'static str, origin: Option<&(PathBuf, usize)>, why: String) -> PlanError {
-    match origin {
-        Some((path, line)) => PlanError { path: Some(path.clone()), key, why: format!("line {line}: {why}") },
-        None => PlanError { path: None, key, why },
     }
 }
 
@@ -144,9 +119,13 @@ fn overlap(one: &Limit, other: &Limit) -> Option<Scope> {
 }
 
 impl LimitSection {
-    fn check(&self, plan: &Plan, uplinks: &[NodeName]) -> Result<Limit, String> {
-        let link = link(&self.link, uplinks)?;
-        let declared = declared(plan, &link, uplinks);
+    /// `None` when it cannot be judged because of a line that is wrong.
+    fn check(&self, plan: &Plan, known: &Known<'_>, doubtful: bool) -> Result<Option<Limit>, String> {
+        let link = link(&self.link, known)?;
+        let declared = declared(plan, &link, known.uplinks);
+        if declared.is_none() && doubtful && self.most.trim().ends_with('%') {
+            return Ok(None);
+        }
         let most = match self.most.trim().strip_suffix('%') {
             Some(percent) => {
                 let percent = percent.trim().parse::<u64>().ok().filter(|p| (1..=100).contains(p));
@@ -166,7 +145,7 @@ impl LimitSection {
             [] => vec![Scope::All],
             words => words.iter().map(|w| w.parse::<Precedence>().map(Scope::Class)).collect::<Result<_, _>>()?,
         };
-        Ok(Limit { link, scopes, hours: hours(&self.days, self.hours.as_deref())?, most })
+        Ok(Some(Limit { link, scopes, hours: hours(&self.days, self.hours.as_deref())?, most }))
     }
 }
 
@@ -181,11 +160,9 @@ fn declared(plan: &Plan, link: &LinkName, uplinks: &[NodeName]) -> Option<Rate> 
     of(link).or(general)
 }
 
-fn link(text: &str, uplinks: &[NodeName]) -> Result<LinkName, String> {
+fn link(text: &str, known: &Known<'_>) -> Result<LinkName, String> {
     match text {
-        "uplink" if uplinks.is_empty() => {
-            Err("this node has no uplink: give \"children\" or a child's name".to_owned())
-        }
+        "uplink" if !known.some => Err("this node has no uplink: give \"children\" or a child's name".to_owned()),
         "uplink" => Ok(LinkName::Uplink),
         "children" => Ok(LinkName::Children),
         name => name

@@ -190,6 +190,13 @@ impl PkiDoor {
         problems
     }
 
+    /// Whether a CA that is trusted here may certify a name.
+    pub(in crate::local) fn may_be_certified(&self, name: &NodeName) -> bool {
+        let now_ms = self.clock.wall_ms();
+        // A node that holds the CA or has just joined may have heard of no other yet.
+        self.shelf.with(|bundle| bundle.authorities().next().is_none() || bundle.closest(name, now_ms).is_some())
+    }
+
     fn own_problem(&self, now_ms: u64) -> Option<String> {
         let keys = self.trust.keys();
         let me = keys.identity();

@@ -21,7 +21,7 @@ use super::super::access::Access;
 use super::super::station::{Identity, KeyChange, LinkFacts, Reload, ReloadError, Station, Wire};
 use super::super::{Door, Sockets, serve};
 use crate::committer::Sign;
-use crate::config::Config;
+use crate::config::{Config, ConfigError, Entries};
 use crate::engine::handle::Submitted;
 use crate::engine::handle::{Delivery, EngineHandle, Request};
 use crate::plan::Plan;
@@ -83,6 +83,7 @@ impl Node {
             station: Arc::new(Here),
             issuer: pki.desk.clone().map(|desk| desk as Arc<dyn crate::local::station::Issuer>),
             pki,
+            paths: crate::paths::Paths::new(Some(dir.path())),
             reload: Arc::new(Reloaded::default()),
             access: rules,
             plan: watch::channel(Arc::default()).1,
@@ -112,6 +113,12 @@ impl Reload for Reloaded {
         }
         let key = |key, applied| KeyChange { key, applied };
         Ok(vec![key("access.rule", true), key("listen.overlay", false)])
+    }
+
+    async fn config(&self, file: Option<(String, String)>) -> (Entries, Result<Entries, ConfigError>) {
+        let of = |text: &str| Config::from_text("tramd.toml".as_ref(), text).map(|config| config.entries);
+        let in_force = of("[node]\ntitle = \"A\"\n").expect("valid");
+        (in_force, of(&file.map_or_else(String::new, |(_, text)| text)))
     }
 
     async fn plan(&self, file: Option<(String, String)>) -> Result<Plan, ReloadError> {
