@@ -26,3 +26,4 @@ pub mod setup;
 pub mod shelf;
 pub mod spool;
 mod view;
+mod watchdog;

@@ -48,6 +48,7 @@ use crate::setup::Reachable;
 use crate::shelf::Shelf;
 use crate::spool::{DiskOptions, DiskSpool, LOW_ROOM_BYTES, Room, Spool, SpoolError};
 use crate::view::View;
+use crate::watchdog;
 
 /// How often the room on the disk and the rates of links are looked at.
 const ROOM_EVERY: Duration = rates::EVERY;
@@ -215,6 +216,7 @@ pub async fn run(
     let (new_rules, access) = watch::channel(rules);
     let uplinks_now = uplinks.status();
     let station = Arc::new(View::new(&trust, &config, clock, uplinks.status(), here.clone()));
+    let watched = station.clone();
     let listen = config.listen.overlay;
     let issuer = desk.clone().map(|desk| desk as Arc<dyn Issuer>);
     let (pki, http) = (paths.pki.clone(), config.http.address(&paths));
@@ -271,6 +273,7 @@ pub async fn run(
     });
     info!(node = %me.name, id = %me.id, role = %me.role, listen = ?listen, "ready");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    keeping.spawn(watchdog::run(engine.clone(), watched));
 
     tokio::select! {
         () = stop => info!("stopping"),
