@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::io::{IsTerminal as _, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use tram_pki::enrol::{JoinError, Joined, Joining, offline};
 use tram_pki::token::Token;
 use tram_proto::limits;
@@ -14,9 +14,10 @@ use tram_proto::offline::FileAnswer;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::doctor::{self, Language};
+use crate::host::{self, AsDaemon};
 use crate::paths::Paths;
 use crate::setup::{self, Addresses};
-use crate::{demo, join, run};
+use crate::{demo, join, purge, run};
 
 /// Exit codes, those of the command line (`docs/admin/exit-codes.md`).
 pub mod exit {
@@ -88,7 +89,11 @@ enum Command {
     /// Run the node until it is told to stop (SIGTERM, SIGINT)
     Run,
     /// Check config and keys without starting anything
-    Check,
+    Check {
+        /// Say instead what would be lost if everything of this node were deleted; the node must not run
+        #[arg(long)]
+        purge: bool,
+    },
     /// Look at a node that does not run, for `tram doctor`; writes the answer of the local API
     #[command(hide = true)]
     Doctor {
@@ -109,6 +114,18 @@ enum Command {
         /// Leave the nodes running and print how to talk to them
         #[arg(long)]
         keep: bool,
+    },
+    /// Print a completion script for a shell
+    #[command(hide = true)]
+    Completions {
+        /// For which shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages
+    #[command(hide = true)]
+    GenMan {
+        /// Where to
+        dir: PathBuf,
     },
 }
 
@@ -161,7 +178,8 @@ fn perform(arguments: Arguments) -> Result<i32, Failure> {
             join_with(&paths, &token_file.unwrap_or_else(|| "-".into()), &addresses, clock)
         }
         Command::Run => run::command(paths, clock),
-        Command::Check => check(&paths),
+        Command::Check { purge: false } => check(&paths),
+        Command::Check { purge: true } => check_purge(&paths),
         Command::Doctor { lang } => {
             let answer = doctor::of_stopped(&paths, clock, Language::of(&lang));
             write_answer(&answer.map_err(|e| Failure::new(exit::IO, e))?)
@@ -174,6 +192,16 @@ fn perform(arguments: Arguments) -> Result<i32, Failure> {
             write_answer(&doctor::config_of_stopped(&paths, text.transpose()?))
         }
         Command::Demo { path, keep } => demo::command(path, keep),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Arguments::command(), "tramd", &mut std::io::stdout());
+            Ok(exit::OK)
+        }
+        Command::GenMan { dir } => {
+            let written =
+                std::fs::create_dir_all(&dir).and_then(|()| clap_mangen::generate_to(Arguments::command(), &dir));
+            written.map_err(|e| Failure::new(exit::IO, format!("{}: {e}", dir.display())))?;
+            Ok(exit::OK)
+        }
     }
 }
 
@@ -191,7 +219,9 @@ fn init(
     addresses: &Addresses,
     clock: Clock,
 ) -> Result<i32, Failure> {
+    let as_daemon = AsDaemon::begin_with_directories(paths)?;
     let keys = setup::init(paths, zone, first, addresses, clock).map_err(setup_failure)?;
+    drop(as_daemon);
     let admits = if first.1 == Role::Province {
         format!("NAME.{} --role district", first.0)
     } else {
@@ -200,21 +230,23 @@ fn init(
     eprintln!("node {} of zone {zone} is ready: {}", keys.identity().name, keys.identity().id);
     eprintln!("  root certificate 20 years, issuing CA 5 years, node certificates 90 days");
     eprintln!("  keep {} safe: it holds the root key", paths.pki.display());
-    eprintln!("start it: tramd{} run", paths.option);
+    let started = host::start(paths)?;
     eprintln!("then admit a node: tram{} token new {admits} > token", paths.option);
-    Ok(exit::OK)
+    Ok(started)
 }
 
 fn join_with(paths: &Paths, token_file: &PathBuf, addresses: &Addresses, clock: Clock) -> Result<i32, Failure> {
     let text = read_token(token_file)?;
     let token: Token =
         text.parse().map_err(|e| Failure::new(exit::BAD_DATA, format!("{}: {e}", token_file.display())))?;
+    let as_daemon = AsDaemon::begin_with_directories(paths)?;
     setup::before_join(paths, &token.name, addresses).map_err(setup_failure)?;
     let (name, uplink) = (token.name.clone(), token.uplink.clone());
     let joining = match Joining::begin(&paths.pki, token) {
         // The power went after the keys and before the config.
         Err(JoinError::Spent { .. }) if !paths.config.exists() => {
             setup::finish(paths, &name, &uplink, addresses).map_err(setup_failure)?;
+            drop(as_daemon);
             return start_it(paths, &format!("this machine is node {name}"));
         }
         begun => begun.map_err(|e| join_failure(&e))?,
@@ -233,7 +265,9 @@ fn join_with(paths: &Paths, token_file: &PathBuf, addresses: &Addresses, clock: 
         };
         Failure::new(code, failure)
     })?;
-    install(paths, &joined, addresses)
+    let what = install(paths, &joined, addresses)?;
+    drop(as_daemon);
+    start_it(paths, &what)
 }
 
 /// Joins by the answer to a request file. Nobody but a person can say whether its root is the overlay's.
@@ -248,6 +282,7 @@ fn join_by_file(
     let bytes = bytes.map_err(|e| Failure::new(exit::NO_INPUT, format!("{}: {e}", file.display())))?;
     let bad = |error: &dyn std::fmt::Display| Failure::new(exit::BAD_DATA, format!("{}: {error}", file.display()));
     let answer = FileAnswer::decode(&bytes).map_err(|e| bad(&e))?;
+    let as_daemon = AsDaemon::begin_with_directories(paths)?;
     setup::before_join(paths, &answer.granted.name, addresses).map_err(setup_failure)?;
     let answered = offline::accept(&paths.pki, &answer, clock.wall_ms()).map_err(|e| match join_failure(&e) {
         Failure { code: exit::BAD_DATA, .. } => bad(&e),
@@ -284,15 +319,18 @@ fn join_by_file(
             return Err(Failure::new(exit::USAGE, why));
         }
     }
-    install(paths, &answered.vouched(), addresses)
+    let what = install(paths, &answered.vouched(), addresses)?;
+    drop(as_daemon);
+    start_it(paths, &what)
 }
 
-fn install(paths: &Paths, joined: &Joined, addresses: &Addresses) -> Result<i32, Failure> {
+/// Keeps what a join brought; answers what this machine is now.
+fn install(paths: &Paths, joined: &Joined, addresses: &Addresses) -> Result<String, Failure> {
     let again = paths.config.exists();
     let keys = setup::joined(paths, joined, addresses).map_err(setup_failure)?;
     let what = format!("this machine is node {} ({}) of zone {}", joined.name, joined.role, keys.zone());
     if !again {
-        return start_it(paths, &what);
+        return Ok(what);
     }
     let uplink = &joined.uplink.node;
     let dials = Config::load(paths).is_ok_and(|config| config.uplinks.iter().any(|one| one.node == *uplink));
@@ -302,13 +340,12 @@ fn install(paths: &Paths, joined: &Joined, addresses: &Addresses) -> Result<i32,
             paths.config.display()
         );
     }
-    start_it(paths, &format!("{what} again, with a new key; config, mail and receipts are as they were"))
+    Ok(format!("{what} again, with a new key; config, mail and receipts are as they were"))
 }
 
 fn start_it(paths: &Paths, what: &str) -> Result<i32, Failure> {
     eprintln!("{what}");
-    eprintln!("start it: tramd{} run", paths.option);
-    Ok(exit::OK)
+    host::start(paths)
 }
 
 fn read_at_most(path: &Path, bytes: u64) -> std::io::Result<Vec<u8>> {
@@ -351,6 +388,15 @@ fn setup_failure(error: setup::SetupError) -> Failure {
 fn write_answer(answer: &impl tram_proto::local::Answer) -> Result<i32, Failure> {
     let written = std::io::stdout().write_all(&answer.to_bytes());
     written.map(|()| exit::OK).map_err(|e| Failure::new(exit::IO, e))
+}
+
+fn check_purge(paths: &Paths) -> Result<i32, Failure> {
+    let _as_daemon = AsDaemon::begin(paths)?;
+    let against = purge::against(paths);
+    for line in &against {
+        println!("{line}");
+    }
+    Ok(if against.is_empty() { exit::OK } else { exit::NO })
 }
 
 fn check(paths: &Paths) -> Result<i32, Failure> {

@@ -162,7 +162,7 @@ pub fn prepare(paths: &Paths) -> Result<(), SetupError> {
     Ok(())
 }
 
-fn make_dir(dir: &Path, mode: u32) -> std::io::Result<()> {
+pub(crate) fn make_dir(dir: &Path, mode: u32) -> std::io::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(mode).create(dir)?;
     std::fs::set_permissions(dir, std::fs::Permissions::from_mode(mode))
 }

@@ -22,6 +22,7 @@ mod e2e {
     mod precedence;
     mod recipients;
     mod reload;
+    mod removal;
     mod renaming;
     mod sequence;
     mod spool;
