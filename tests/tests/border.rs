@@ -290,7 +290,7 @@ fn named_path(quotation: &str) -> Option<&str> {
     if word == "pki/" || word.starts_with("pki/") && !word.starts_with("pki/src") && word != "pki/Cargo.toml" {
         return None;
     }
-    let tops = SOURCES.iter().chain(&["scripts", "docs", ".ci"]);
+    let tops = SOURCES.iter().chain(&["scripts", "docs", "packaging", ".ci"]);
     let inside = tops.into_iter().any(|top| word.strip_prefix(top).is_some_and(|rest| rest.starts_with('/')));
     let document =
         !word.contains('/') && (word.ends_with(".md") || word.starts_with("LICENSE") || word == "Cargo.toml");
