@@ -12,6 +12,7 @@ mod e2e {
     mod cuts;
     mod disk_full;
     mod doctor;
+    mod documented;
     mod joining;
     mod keys;
     mod lost_spools;
