@@ -13,13 +13,15 @@ target=${CARGO_TARGET_DIR:-$root/target}
 release=$(. /etc/os-release && echo "$VERSION_CODENAME")
 clean=$target/clean-$release.tar
 if [ ! -e "$clean" ]; then
-    # The programs need a libc as new as this machine's, so the same release.
-    say debootstrap --variant=minbase --include=systemd,systemd-sysv "$release" "$scratch/first" >"$scratch/debootstrap.log" 2>&1 ||
+    # The programs need a libc as new as this machine's, so the same release. In memory: it is unpacked with many fsyncs.
+    mkdir "$scratch/first"
+    say unshare --mount sh -ec '
+        mount -t tmpfs -o mode=0755 tmpfs "$1"
+        debootstrap --variant=minbase --include=systemd,systemd-sysv "$2" "$1"
+        rm -rf "$1"/var/cache/apt/archives/*.deb
+        tar -C "$1" -cf "$3.new" .' sh "$scratch/first" "$release" "$clean" >"$scratch/debootstrap.log" 2>&1 ||
         fail "debootstrap made no $release: $(tail -n 3 "$scratch/debootstrap.log")"
-    rm -rf "$scratch/first/var/cache/apt/archives"/*.deb
-    tar -C "$scratch/first" -cf "$clean.new" .
     mv "$clean.new" "$clean"
-    rm -rf "$scratch/first"
 fi
 machine=$scratch/machine
 mkdir "$machine" && tar -C "$machine" -xf "$clean"
