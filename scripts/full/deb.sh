@@ -42,8 +42,9 @@ booted=
 leave() {
     local status=$?
     [ "$status" -eq 0 ] || [ -z "${pid-}" ] || on journalctl -q --no-pager -n 60 >&2 || true
-    [ -z "$booted" ] || { kill -KILL "$booted" && wait "$booted"; } 2>/dev/null || true
-    find "$cgroup" -depth -type d -exec rmdir {} + 2>/dev/null || true
+    # Its first process takes all others with it, and only then ends.
+    [ -z "$booted" ] || { pkill -KILL -P "$booted"; wait "$booted"; } 2>/dev/null || true
+    find "$cgroup" -depth -type d -exec rmdir {} \; || true
     (exit "$status")
     clean_up
 }
