@@ -256,7 +256,8 @@ pub fn certify(
         registry.request_authority(waiting, now_ms).map_err(|error| failed(&error))?;
         return Err(Cause::Pending(name));
     };
-    let certificate = root.certify(&key, &scope, now_ms).map_err(|error| failed(&error))?;
+    let since_ms = trust.after_others(&scope, now_ms);
+    let certificate = root.certify_since(&key, &scope, since_ms, now_ms).map_err(|error| failed(&error))?;
     registry.certified(key.hash(), &scope, name.as_str(), now_ms).map_err(|error| failed(&error))?;
     Ok((certificate, scope))
 }
@@ -400,5 +401,25 @@ mod tests {
         tree.list_central(NOW_MS);
         let refused = ask(&mut tree, &province, &next, |_| {}, NOW_MS).expect_err("on the list");
         assert_eq!(refused.answer(), Answer::Refused(Refusal::Revoked));
+    }
+
+    #[test]
+    fn of_cas_made_in_one_second_the_last_is_turned_to_also_after_an_exchange_of_roots() {
+        let (mut tree, province, _) = scene();
+        let name = "ninh-kieu.can-tho".parse().expect("name");
+        let mut last = None;
+        for _ in 0..4 {
+            let csr = csr::request(&fixtures::key()).expect("made");
+            let key = LeafKey::from_csr(&csr).expect("P-256").hash();
+            let request = authority_request(&province.keys, csr).expect("signed");
+            let trust = tree.bundle.trust().expect("roots");
+            let made = certify(&mut tree.registry, Some(&tree.root), &trust, &request, NOW_MS).expect("certified");
+            tree.take_authority(&made.0);
+            last = Some(key);
+            assert_eq!(tree.bundle.closest(&name, NOW_MS).map(|ca| ca.key), last);
+        }
+        let (dir, later_ms) = (tree.central.dir().to_owned(), NOW_MS + 3_600_000);
+        crate::rotate::begin(&dir, &mut tree.bundle, &mut tree.registry, "lan", later_ms).expect("begun");
+        assert_eq!(tree.bundle.closest(&name, later_ms).map(|ca| ca.key), last);
     }
 }

@@ -22,7 +22,7 @@ use x509_parser::oid_registry::OID_X509_ORGANIZATION_NAME;
 
 use crate::authority::Scope;
 use crate::bundle::Known;
-use crate::clock::{Utc, unix};
+use crate::clock::{BACKDATE_MS, Utc, unix};
 use crate::crl::{Crl, Reason, Revoked};
 use crate::hash::Sha256;
 use crate::policy::{self, Ca, Peer, PolicyError, ms};
@@ -180,6 +180,14 @@ impl Trust {
             self.past.push((anchor(&one.certificate.as_ref().into())?, one.until_ms));
         }
         Ok(())
+    }
+
+    /// When a further CA for the same names begins: nodes turn to the one that began last, and certificates count whole
+    /// seconds. `None`: as any other.
+    pub(crate) fn after_others(&self, scope: &Scope, now_ms: u64) -> Option<u64> {
+        let others = self.authorities.iter().filter(|other| other.known.ca.scope == *scope);
+        let latest_ms = others.map(|other| other.known.ca.not_before_ms).max()?;
+        (latest_ms / 1000 >= now_ms.saturating_sub(BACKDATE_MS) / 1000).then_some(latest_ms + 1000)
     }
 
     /// Adds what the bundle holds.

@@ -216,7 +216,7 @@ fn a_root_is_exchanged_under_traffic_and_a_node_that_was_off_comes_back() {
 /// A message's export, verified from files alone: exit code and what is said.
 fn verified(overlay: &Overlay, file: &Path, at: &str) -> Ran {
     let root = overlay.path(at).join("pki/root.pem");
-    assert!(root.with_file_name("bundle.bin").exists());
+    until("the bundle is on disk", SOON, || root.with_file_name("bundle.bin").exists().then_some(()));
     let words = ["receipt", "verify", file.to_str().expect("UTF-8"), "--trust", root.to_str().expect("UTF-8")];
     overlay.tram("nobody", &words)
 }
