@@ -4,7 +4,7 @@ use tram_proto::envelope::Precedence;
 
 /// Messages of the spool that are not settled. Each takes about 0.7 KB of memory: a million that wait, 0.7 GB.
 pub const MESSAGES: usize = 1_000_000;
-/// Settled messages that are remembered so that nothing is taken twice. Each takes about 120 bytes of memory. They are
+/// Settled messages that are remembered so that nothing is taken twice. Each takes about 140 bytes of memory. They are
 /// never evicted before their time: a full memory refuses new messages.
 pub const SETTLED: usize = 1_000_000;
 /// Released messages a relay remembers, the oldest forgotten first. Forgetting one costs an envelope, never a document.

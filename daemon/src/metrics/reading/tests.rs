@@ -233,20 +233,3 @@ fn five_hundred_links_stay_a_page_that_is_quickly_read() {
     let each = (many - none) / MANY;
     assert!(each < 3 * 1024, "{each} bytes for each link");
 }
-
-/// Run with `--release -- --ignored --nocapture`.
-#[test]
-#[ignore = "measures"]
-fn what_a_scrape_of_500_links_costs() {
-    const TIMES: u32 = 100;
-    let mut spent = std::time::Duration::ZERO;
-    let clock = crate::clock::Clock::default();
-    let mut bytes = 0;
-    for _ in 0..TIMES {
-        let reading = reading(MANY);
-        let begin = clock.mono();
-        bytes = reading.text().expect("written").len();
-        spent += clock.mono() - begin;
-    }
-    println!("{MANY} links: {bytes} bytes in {:?}", spent / TIMES);
-}
