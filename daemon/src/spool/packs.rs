@@ -336,12 +336,15 @@ impl Packs {
     /// only with its last chunk, which may wait for an office that is off. Where a power cut comes first, or the filesystem
     /// cannot, the space comes with the pack.
     pub(super) fn give_back(&self, mut dead: Vec<Location>) {
+        if self.cannot_punch.load(Ordering::Relaxed) {
+            return;
+        }
         dead.sort_unstable_by_key(|at| (at.pack, at.offset));
         for run in dead.chunk_by(|one, next| one.pack == next.pack && one.end() == next.start()) {
             let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
             let from = first.start().next_multiple_of(BLOCK_BYTES);
             let bytes = (last.end() / BLOCK_BYTES * BLOCK_BYTES).saturating_sub(from);
-            if bytes == 0 || self.cannot_punch.load(Ordering::Relaxed) {
+            if bytes == 0 {
                 continue;
             }
             match self.file(first.pack).and_then(|file| file.punch(from, bytes)) {
@@ -351,17 +354,16 @@ impl Packs {
                         *tail.holes.entry(first.pack).or_default() += bytes;
                     }
                 }
-                Err(error) => {
-                    tracing::debug!(pack = first.pack, %error, "space could not be given back before the pack goes");
-                    if error.raw_os_error() == Some(rustix::io::Errno::OPNOTSUPP.raw_os_error()) {
-                        self.cannot_punch.store(true, Ordering::Relaxed);
-                        tracing::warn!(
-                            path = %self.on.path().display(),
-                            "this filesystem takes back no part of a file: space comes free only when all of a pack is \
-                             done with; ext4, xfs and btrfs do better"
-                        );
-                    }
+                Err(error) if error.raw_os_error() == Some(rustix::io::Errno::OPNOTSUPP.raw_os_error()) => {
+                    self.cannot_punch.store(true, Ordering::Relaxed);
+                    tracing::warn!(
+                        path = %self.on.path().display(),
+                        "this filesystem takes back no part of a file: space comes free only when all of a pack is done \
+                         with; ext4, xfs and btrfs do better"
+                    );
+                    return;
                 }
+                Err(error) => tracing::debug!(pack = first.pack, %error, "space comes back only with the pack"),
             }
         }
     }
